@@ -1,0 +1,1 @@
+"""How a model leaves: ONNX and engines, measured, packaged, with a card."""

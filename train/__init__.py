@@ -1,0 +1,1 @@
+"""How a model becomes: recipes, data on the device, one training loop."""

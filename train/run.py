@@ -1,0 +1,251 @@
+"""A training run: a folder with the resolved recipe, a log, a learning curve and the checkpoint, which can be resumed.
+
+    runs/<entry>/  recipe.yaml  log.jsonl  curve.png  checkpoint/{model.safetensors, manifest.json, training.*}
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import yaml
+
+from ..errors import OutputError, UsageError
+from ..zoo.backbone import BACKBONES
+from ..zoo.checkpoint import Checkpoint, TrainingState, save_checkpoint
+from ..zoo.datasets import find_data, read_split
+from ..zoo.files import write_bytes
+from ..zoo.manifest import Manifest, git_commit, host_description, library_versions
+from ..zoo.method import METHODS
+from ..zoo.network import MultiBranch
+from ..zoo.preprocess import Preprocess
+from .curve import draw_curve
+from .data import TrainingBatches
+from .evaluate import evaluate
+from .loop import StepReport, Totals, make_autocast, train_epoch
+from .optim import make_optimizer
+from .recipe import Recipe
+
+LIBRARIES = ("kdzoo", "torch", "torchvision", "numpy", "safetensors")
+
+
+class Reporter(Protocol):
+    """Who watches a run. The command line draws a progress bar."""
+
+    def step(self, report: StepReport) -> None: ...
+
+    def epoch(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left. `finished` is False where a signal ended it; it can be resumed then."""
+
+    folder: Path
+    checkpoint: Path
+    epochs: int
+    finished: bool
+    metrics: dict[str, dict[str, Any]]
+
+
+class StopSignals:
+    """Remembers Ctrl-C and SIGTERM, so that the step at hand can end. A second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def run_training(
+    entry: str,
+    recipe: Recipe,
+    *,
+    data: Path | None,
+    output: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    reporter: Reporter,
+) -> RunResult:
+    """Train `recipe` in the folder `output`; with `resume`, go on from the checkpoint there.
+
+    A resumed run gives the weights of an uninterrupted one, bit for bit on CPU.
+
+    Raises:
+        OutputError: the folder is not empty and `resume` was not asked for.
+        DataError, IntegrityError: the images are missing or wrong. TrainingDiverged: the loss is not finite.
+    """
+    if not resume and output.exists() and any(output.iterdir()):
+        raise OutputError(f"{output} is not empty", hint="go on with it by --resume, or name another folder with --output")
+    place, preprocess = torch.device(device), recipe_preprocess(recipe)
+    method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
+    backbone = BACKBONES.get(recipe.backbone)()
+    path = find_data(recipe.dataset, data)
+    train_data, test_data = (read_split(path, split, preprocess) for split in ("train", "test"))
+    if train_data.classes != test_data.classes:
+        raise UsageError(f"train and test of {path} have different classes", known=[*train_data.classes[:3], "..."])
+
+    checkpoint = Checkpoint.open(output) if resume else None
+    torch.manual_seed(recipe.seed)
+    network = method.build(backbone, len(train_data.classes))
+    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(network, recipe.optimizer)
+    batches = TrainingBatches(train_data, preprocess, recipe.augment, recipe.batch_size, recipe.seed, place)
+    autocast, origin = make_autocast(recipe.precision, place), provenance(place)
+
+    output.mkdir(parents=True, exist_ok=True)
+    epoch, step, totals = 0, 0, Totals()
+    if checkpoint is not None:
+        epoch, step, totals = restore(checkpoint, recipe, network, optimizer)
+    write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
+    records = [r for r in read_log(output / "log.jsonl") if r["epoch"] <= epoch]
+    metrics: dict[str, dict[str, Any]] = next((r["metrics"] for r in reversed(records) if r["metrics"]), {})
+
+    def save(next_epoch: int, next_step: int) -> Checkpoint:
+        manifest = Manifest(
+            entry, recipe.method, method.settings(), recipe.backbone, recipe.dataset, train_data.classes, preprocess,
+            recipe.to_dict(), next_epoch, metrics=metrics, provenance=origin,
+        )  # fmt: skip
+        state = training_state(network, optimizer, next_epoch, next_step, totals)
+        return save_checkpoint(output / "checkpoint", network, manifest, state)
+
+    signals, saved = StopSignals(), time.monotonic()
+    with signals.listen():
+        while epoch < recipe.epochs:
+            began = time.perf_counter()
+            reports = train_epoch(network, method, batches, optimizer, recipe, autocast, epoch, step, totals)
+            for report in reports:
+                reporter.step(report)
+                unfinished = report.step < report.num_steps
+                due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
+                if unfinished and (signals.received or due):
+                    totals.read()  # raises where the weights are no longer worth saving
+                    save(epoch, report.step)
+                    saved = time.monotonic()
+                if unfinished and signals.received:
+                    return RunResult(output, output / "checkpoint", epoch, False, metrics)
+            losses = totals.read()
+            seconds = time.perf_counter() - began
+            last = epoch + 1 == recipe.epochs
+            evaluated: dict[str, dict[str, Any]] = {}
+            if last or (epoch + 1) % recipe.eval_every == 0:
+                # The last word, which goes into the manifest and the card, is in float32.
+                exact = {} if last else {"autocast": autocast}
+                evaluated = evaluate(
+                    network, test_data, preprocess, method.targets(), device=place, split="test", **exact
+                )
+                metrics = evaluated
+            record = {
+                "epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_top1": losses.pop("train_top1"),
+                "losses": losses, "metrics": evaluated, "seconds": round(seconds, 3),
+                "images_per_s": round(report.images_per_s, 1), "resumed_at_step": step,
+            }  # fmt: skip
+            records.append(record)
+            epoch, step, totals = epoch + 1, 0, Totals()
+            save(epoch, 0)
+            saved = time.monotonic()
+            write_bytes(output / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+            draw_curve(records, output / "curve.png", f"{entry}: {epoch} of {recipe.epochs} epochs")
+            reporter.epoch(record)
+            if signals.received and not last:
+                return RunResult(output, output / "checkpoint", epoch, False, metrics)
+    return RunResult(output, output / "checkpoint", epoch, True, metrics)
+
+
+def recipe_preprocess(recipe: Recipe) -> Preprocess:
+    """Geometry and normalisation of a recipe, as students carry them."""
+    if len(recipe.mean) != 3 or len(recipe.std) != 3:
+        raise UsageError("recipe keys 'mean' and 'std' need three numbers each")
+    return Preprocess(recipe.image_size, recipe.image_size, recipe.mean, recipe.std)  # type: ignore[arg-type]
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit, versions, host and command of this process."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else host_description()
+    return {
+        "git_commit": git_commit(),
+        "versions": library_versions(*LIBRARIES),
+        "host": name,
+        "command": " ".join(["kdzoo", *sys.argv[1:]]),
+    }
+
+
+def training_state(
+    network: MultiBranch, optimizer: torch.optim.Optimizer, epoch: int, step: int, totals: Totals
+) -> TrainingState:
+    """Momentum by parameter name, random states, position, and the sums of the epoch at hand."""
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in network.named_parameters():
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    if totals.correct is not None:
+        tensors["totals.correct"] = totals.correct
+        tensors |= {f"totals.part.{name}": part for name, part in totals.parts.items()}
+    return TrainingState(tensors, {"epoch": epoch, "step": step, "images": totals.images, "steps": totals.steps})
+
+
+def restore(
+    checkpoint: Checkpoint, recipe: Recipe, network: MultiBranch, optimizer: torch.optim.Optimizer
+) -> tuple[int, int, Totals]:
+    """Put weights, momentum and random states back; gives epoch, step and sums to go on with.
+
+    Raises:
+        UsageError: the checkpoint was trained by another recipe. More epochs are allowed.
+    """
+    before, now = ({k: v for k, v in r.items() if k != "epochs"} for r in (checkpoint.manifest.recipe, recipe.to_dict()))
+    changed = sorted(k for k in now if now[k] != before.get(k))
+    if changed:
+        raise UsageError(
+            f"the run in {checkpoint.folder.parent} has another {', '.join(changed)}",
+            hint="resume it with the recipe.yaml of its folder, or start a new run",
+        )
+    state = checkpoint.training_state()
+    device = next(network.parameters()).device
+    fresh = network.state_dict()
+    with torch.no_grad():
+        whole = checkpoint.network().state_dict()
+        for name, tensor in fresh.items():
+            tensor.copy_(whole[name])
+    for name, parameter in network.named_parameters():
+        if f"momentum.{name}" in state.tensors:
+            # The fused kernel walks raw memory: the buffer needs the strides of its parameter.
+            buffer = torch.empty_like(parameter).copy_(state.tensors[f"momentum.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+    torch.set_rng_state(state.tensors["rng.cpu"])
+    if "rng.cuda" in state.tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.tensors["rng.cuda"])
+    totals = Totals(state.values["images"], state.values["steps"])
+    if "totals.correct" in state.tensors:
+        totals.correct = state.tensors["totals.correct"].to(device)
+        prefix = "totals.part."
+        totals.parts = {n.removeprefix(prefix): t.to(device) for n, t in state.tensors.items() if n.startswith(prefix)}
+    return state.values["epoch"], state.values["step"], totals
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, none where there is no log yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

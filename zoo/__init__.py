@@ -1,0 +1,1 @@
+"""What a model is: backbones, methods, networks, checkpoints. Imports nothing of ours but `errors`."""

@@ -1,0 +1,1 @@
+"""One backbone family per file; every file registers what it holds."""

@@ -1,0 +1,136 @@
+"""A folder with the whole trained network: `model.safetensors`, `manifest.json` and, while training, what resuming needs.
+
+Torch-free at import: listing and inspecting a checkpoint reads JSON only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IntegrityError, UsageError
+from .files import new_folder, read_json, recover, sha256, write_json
+from .manifest import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .method import Method
+    from .network import MultiBranch
+
+WEIGHTS = "model.safetensors"
+TRAINING_TENSORS, TRAINING_STATE = "training.safetensors", "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What resuming needs besides the weights: optimizer buffers and random states as tensors, positions as plain data."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk, its manifest read and nothing else yet."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """The checkpoint in `folder`, or in `folder/checkpoint` where `folder` is a run."""
+        for place in (folder / "checkpoint", folder):
+            recover(place)
+            if (place / MANIFEST).is_file():
+                return cls(place, Manifest.read(place))
+        raise UsageError(f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder")
+
+    def verify(self) -> None:
+        """Raises `IntegrityError` unless every file is there and is the one that the manifest describes."""
+        for name, expected in self.manifest.files.items():
+            check_file(self.folder / name, expected)
+
+    def method(self) -> Method:
+        """The configured method that built the network."""
+        from .method import METHODS
+
+        return METHODS.get(self.manifest.method).from_mapping(self.manifest.method_config)
+
+    def network(self) -> MultiBranch:
+        """The whole network in float32, in evaluation mode; raises `IntegrityError` where the weights are not its own."""
+        import torch
+
+        from .backbone import BACKBONES
+
+        check_file(self.folder / WEIGHTS, self.manifest.files[WEIGHTS])
+        with torch.device("meta"):
+            network = self.method().build(BACKBONES.get(self.manifest.backbone)(), len(self.manifest.classes))
+        load_weights(network, self.folder / WEIGHTS)
+        return network.eval()
+
+    def training_state(self) -> TrainingState:
+        """Raises `UsageError` where the checkpoint was saved without one."""
+        from safetensors.torch import load_file
+
+        if not (self.folder / TRAINING_STATE).is_file():
+            raise UsageError(f"{self.folder} holds no training state, so it cannot be resumed", hint="give the folder of a run")
+        self.verify()
+        return TrainingState(load_file(self.folder / TRAINING_TENSORS), read_json(self.folder / TRAINING_STATE))
+
+
+def save_checkpoint(
+    folder: Path, network: MultiBranch, manifest: Manifest, training: TrainingState | None = None
+) -> Checkpoint:
+    """Write a checkpoint; what stood in `folder` is kept until the new one is whole. `manifest.weights_dtype` is honoured."""
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = {"float32": torch.float32, "float16": torch.float16}[manifest.weights_dtype]
+    with new_folder(folder) as part:
+        weights = {
+            name: tensor.detach().to(device="cpu", dtype=dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+            for name, tensor in network.state_dict().items()
+        }
+        save_file(weights, part / WEIGHTS)
+        if training is not None:
+            save_file({n: t.detach().cpu().contiguous() for n, t in training.tensors.items()}, part / TRAINING_TENSORS)
+            write_json(part / TRAINING_STATE, training.values)
+        manifest = replace(manifest, files=describe_files(part))
+        manifest.write(part)
+    return Checkpoint(folder, manifest)
+
+
+def load_weights(module: Any, path: Path) -> None:
+    """Fill `module` (which may be on the meta device) with the float32 form of the tensors in `path`, every one of them."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = {n: t.float() if t.dtype == torch.float16 else t for n, t in load_file(path).items()}
+        module.load_state_dict(weights, strict=True, assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IntegrityError(f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again") from None
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and bytes of every file below `folder`, the manifest excepted, by path relative to it."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {p.relative_to(folder).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in paths}
+
+
+def check_file(path: Path, expected: dict[str, Any]) -> None:
+    """Raises `IntegrityError` unless `path` has the size and the sha256 of its description."""
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing", hint="the folder is incomplete: copy it again")
+    if path.stat().st_size != expected["bytes"]:
+        raise IntegrityError(
+            f"{path} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}", hint="it is truncated: copy it again"
+        )
+    if sha256(path) != expected["sha256"]:
+        raise IntegrityError(f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again")

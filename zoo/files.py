@@ -1,0 +1,108 @@
+"""Files that are whole or absent: temporary name, fsync, rename; checksums; JSON with a schema version. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import EnvironmentProblem, IntegrityError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `path` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        sync(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def to_json(document: Any) -> bytes:
+    """Stable, readable JSON: sorted keys, two spaces, a newline at the end; NaN is refused."""
+    return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def write_json(path: Path, document: Any) -> None:
+    write_bytes(path, to_json(document))
+
+
+def read_json(path: Path, schema: int | None = None) -> Any:
+    """The document in `path`.
+
+    Raises:
+        IntegrityError: the file is missing, or is not JSON, or has no schema version where one is expected.
+        EnvironmentProblem: it was written by a newer kdzoo than this one.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing", hint="the folder is incomplete: copy it again, or make it again") from None
+    except ValueError as error:
+        raise IntegrityError(f"{path} is not valid JSON ({error})", hint="the file is corrupt: copy it again") from None
+    if schema is not None:
+        found = document.get("schema_version") if isinstance(document, dict) else None
+        if not isinstance(found, int):
+            raise IntegrityError(f"{path} has no schema version", hint="it is not a file that kdzoo wrote")
+        if found > schema:
+            raise EnvironmentProblem(
+                f"{path} has schema version {found}; this kdzoo reads up to {schema}", hint="pip install --upgrade kdzoo"
+            )
+    return document
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends well and vanishes when it does not.
+
+    A folder that stands at `target` is kept until the new one is whole; `recover` finds it if the machine dies between the two
+    renames.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    part.chmod(0o755)
+    try:
+        yield part
+        for path in part.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes private files
+            sync(path)
+        old = target.with_name(f".{target.name}.old")
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+        sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Finish or undo a replacement that was cut off: where `target` is gone, its predecessor takes the name again."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)

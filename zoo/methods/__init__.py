@@ -1,0 +1,1 @@
+"""One paper per file; every file registers its method."""

@@ -1,0 +1,76 @@
+"""The deployable part of a multi-branch network: only the nodes that one target needs."""
+
+from __future__ import annotations
+
+import copy
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .network import Graph, MultiBranch, Outputs, mean_logits
+from .target import Target
+
+
+class Student(Graph):
+    """A network with one output, built by `select`.
+
+    Attributes:
+        outputs: nodes whose mean is the output.
+    """
+
+    def __init__(self, outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
+        """Normalised images `B 3 H W` -> logits `B K`."""
+        values = self.evaluate(image)
+        return mean_logits([values[name] for name in self.outputs])
+
+    def drop_counters(self) -> None:
+        """Forget how many batches BatchNorm has seen; only training reads it."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.num_batches_tracked = None
+
+
+def logit_nodes(network: MultiBranch, target: Target) -> tuple[str, ...]:
+    """Nodes of `network` whose mean is the output of `target`."""
+    numbers = target.numbers(len(network.branches), network.target_branch, network.fused is not None)
+    if not numbers:
+        assert network.fused is not None
+        return (network.fused,)
+    return tuple(network.branches[n - 1].logits for n in numbers)
+
+
+def select(network: MultiBranch, target: Target) -> Student:
+    """The student of `target`: copies of the nodes that it needs, and nothing else, in evaluation mode.
+
+    In float32 on the same device its logits equal those of the whole network bit for bit: it runs the same modules in the same
+    order. Counters of BatchNorm (`num_batches_tracked`), which inference never reads, are dropped.
+
+    Raises:
+        UnknownName: the network has no such target.
+    """
+    outputs = logit_nodes(network, target)
+    student = Student(outputs)
+    for name in network.needed(outputs):
+        student.add(name, copy.deepcopy(network[name]), *network.inputs[name])
+    student.drop_counters()
+    return student.eval()
+
+
+def target_logits(outputs: Outputs, target: Target, target_branch: int) -> Float[Tensor, "B K"]:
+    """Logits of `target` out of the outputs of the whole network, by the same arithmetic as the student's."""
+    numbers = target.numbers(len(outputs.logits), target_branch, outputs.fused is not None)
+    if not numbers:
+        assert outputs.fused is not None
+        return outputs.fused
+    return mean_logits([outputs.logits[n - 1] for n in numbers])
+
+
+def split_tensors(network: MultiBranch, student: Student) -> tuple[list[str], list[str]]:
+    """Names of the tensors of `network` that the student keeps, and that it drops: together, all of them."""
+    kept, everything = set(student.state_dict()), list(network.state_dict())
+    assert kept <= set(everything), "a student holds a tensor that its network does not have"
+    return [n for n in everything if n in kept], [n for n in everything if n not in kept]

@@ -1,0 +1,56 @@
+"""What is deployed: `target`, `1`..`N`, `fused`, `ensemble`, `1+2+3`. Torch-free; `zoo.student` cuts the network.
+
+`target` is the network that the user named (the branch with the unmodified backbone); `ensemble` is the mean of the logits of all
+branches, `1+2+3` of those branches. `all` stands for every target of the method, one student each (`expand`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import UnknownName, UsageError
+
+WORDS = ("target", "fused", "ensemble", "all")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parsed target: a word, or the numbers (1-based) of the branches whose mean it is."""
+
+    word: str | None = None
+    branches: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Raises `UnknownName` for anything but a word of the list above or numbers joined by `+`."""
+        text = text.strip().lower()
+        if text in WORDS:
+            return cls(word=text)
+        if re.fullmatch(r"[1-9]\d*(\+[1-9]\d*)*", text):
+            numbers = [int(n) for n in text.split("+")]
+            if len(set(numbers)) < len(numbers):
+                raise UsageError(f"target '{text}' names a branch twice", hint="name each branch once, as in 1+2+3")
+            return cls(branches=tuple(sorted(numbers)))
+        raise UnknownName("target", text, [*WORDS, "1", "2", "1+2+3"])
+
+    def __str__(self) -> str:
+        return self.word or "+".join(map(str, self.branches))
+
+    def numbers(self, num_branches: int, target_branch: int, fused: bool) -> tuple[int, ...]:
+        """Branch numbers that this target averages; empty for `fused`.
+
+        Raises:
+            UnknownName: the network has no such branch, or no fused classifier.
+        """
+        known = [*map(str, range(1, num_branches + 1)), "target", "ensemble", *(["fused"] if fused else []), "all"]
+        if self.word == "target":
+            return (target_branch,)
+        if self.word == "ensemble":
+            return tuple(range(1, num_branches + 1))
+        if self.word == "fused" and fused:
+            return ()
+        if self.word is not None or max(self.branches) > num_branches:
+            hint = "'all' is expanded before a student is selected" if self.word == "all" else ""
+            raise UnknownName("target", str(self), known, hint=hint)
+        return self.branches
