@@ -118,6 +118,7 @@ def run_training(
     epoch, step, totals = 0, 0, Totals()
     if checkpoint is not None:
         epoch, step, totals = restore(checkpoint, recipe, network, optimizer)
+        origin["resumed"] = history(checkpoint.manifest, epoch, step)
     write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
     records = [r for r in read_log(output / "log.jsonl") if r["epoch"] <= epoch]
     metrics: dict[str, dict[str, Any]] = next((r["metrics"] for r in reversed(records) if r["metrics"]), {})
@@ -189,6 +190,13 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "host": name,
         "command": " ".join(["kdzoo", *sys.argv[1:]]),
     }
+
+
+def history(manifest: Manifest, epoch: int, step: int) -> list[dict[str, Any]]:
+    """What came before a resumption, oldest first: where it stopped, and how it had been started."""
+    before = manifest.provenance
+    facts = {name: before.get(name) for name in ("command", "git_commit", "host")}
+    return [*before.get("resumed", []), {"epoch": epoch, "step": step, "num_epochs": manifest.recipe["epochs"], **facts}]
 
 
 def training_state(
