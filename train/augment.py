@@ -1,4 +1,4 @@
-"""Random crop, mirror and normalisation of whole batches, where the images live. No Python per sample.
+"""Random crop, mirror, Cutout and normalisation of whole batches, where the images live. No Python per sample.
 
 Shapes: `N` images of the data set, `B` batch, `H` `W` space, channels last until the network, which sees `B 3 H W`.
 """
@@ -39,6 +39,20 @@ def crop_and_flip(
     flat_BSS = (rows_BS * width)[:, :, None] + columns_BS[:, None, :] + (index_B * (height * width))[:, None, None]
     flat = flat_BSS.flatten().to(device, non_blocking=True)
     return padded_NPQ3.view(-1, 3).index_select(0, flat).view(batch, size, size, 3)
+
+
+def cut_out(images_BHW3: UInt8[Tensor, "B H W 3"], size: int, generator: Generator) -> UInt8[Tensor, "B H W 3"]:
+    """A black square of side `size` in every image, its centre anywhere, clipped at the border.
+
+    DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552. As in the code of Self-D it comes before normalisation: the square is
+    black, not grey. Random numbers are drawn on the host.
+    """
+    batch, height, width = images_BHW3.shape[:3]
+    top_B, left_B = (torch.randint(side, (batch, 1), generator=generator) - size // 2 for side in (height, width))
+    rows_BH, columns_BW = torch.arange(height) - top_B, torch.arange(width) - left_B
+    inside_BH, inside_BW = ((0 <= offset) & (offset < size) for offset in (rows_BH, columns_BW))
+    keep_BHW = ~(inside_BH[:, :, None] & inside_BW[:, None, :]).to(images_BHW3.device, non_blocking=True)
+    return images_BHW3 * keep_BHW[..., None]
 
 
 def normalize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ def draw_curve(records: Sequence[dict[str, Any]], path: Path, title: str) -> boo
     FigureCanvasAgg(figure)
     accuracy, loss = figure.subplots(2, 1, sharex=True)
     evaluated = [r for r in records if r.get("metrics")]
-    for colour, target in zip(PALETTE, evaluated[-1]["metrics"] if evaluated else [], strict=False):
+    for colour, target in zip(cycle(PALETTE), evaluated[-1]["metrics"] if evaluated else [], strict=False):
         points = [(r["epoch"], r["metrics"][target]["top1"]) for r in evaluated]
         accuracy.plot(*zip(*points, strict=True), color=colour, label=target, marker=".", markersize=4)
     accuracy.set(ylabel="test top-1 (%)", title=title)
     if evaluated:
         accuracy.legend(ncols=2, fontsize=8, title="target", title_fontsize=8)
-    for colour, part in zip(PALETTE, records[-1]["losses"] if records else [], strict=False):
-        loss.plot([r["epoch"] for r in records], [r["losses"][part] for r in records], color=colour, label=part)
+    for colour, part in zip(cycle(PALETTE), records[-1]["losses"] if records else [], strict=False):
+        points = [(r["epoch"], r["losses"][part]) for r in records]
+        loss.plot(*zip(*points, strict=True), color=colour, label=part, marker=".", markersize=4)
     loss.set(ylabel="training loss (weighted part)", xlabel="epoch")
     loss.legend(ncols=2, fontsize=8)
     for axes in (accuracy, loss):

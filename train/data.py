@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..zoo.datasets import LabelledImages
 from ..zoo.preprocess import Preprocess
-from .augment import crop_and_flip, normalize, pad_images
+from .augment import crop_and_flip, cut_out, normalize, pad_images
+from .autoaugment import CifarPolicy
 from .recipe import Augment
 
 
@@ -34,6 +35,7 @@ class TrainingBatches:
         self.labels = torch.from_numpy(data.labels).to(device)
         self.mean = torch.tensor(preprocess.mean, device=device)
         self.std = torch.tensor(preprocess.std, device=device)
+        self.policy = CifarPolicy(self.size, self.size, augment.fill, device) if augment.autoaugment else None
 
     def __len__(self) -> int:
         """Batches of an epoch. The last one is smaller; a last one of a single image, which BatchNorm cannot use, is left out."""
@@ -47,7 +49,11 @@ class TrainingBatches:
             yield self.batch(order[step * self.batch_size : (step + 1) * self.batch_size], epoch, step)
 
     def batch(self, index: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """The images `index`, augmented by the random numbers of this step."""
+        """The images `index`, augmented by the random numbers of this step in the order of Self-D."""
         generator = step_generator(self.seed, epoch, step)
         images = crop_and_flip(self.padded, index, self.size, flip=self.augment.flip, generator=generator)
+        if self.policy is not None:
+            images = self.policy(images, generator)
+        if self.augment.cutout:
+            images = cut_out(images, self.augment.cutout, generator)
         return normalize(images, self.mean, self.std), self.labels[index.to(self.labels.device)]

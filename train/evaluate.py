@@ -1,9 +1,10 @@
-"""Top-1 and top-5 of every target of a network in one pass over a split."""
+"""Top-1 and top-5 of every target of a network in one pass over a split, and what every target costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,9 +12,16 @@ import torch
 from ..zoo.datasets import LabelledImages
 from ..zoo.network import MultiBranch
 from ..zoo.preprocess import Preprocess
-from ..zoo.student import target_logits
+from ..zoo.profile import profile
+from ..zoo.student import select, target_logits
 from ..zoo.target import Target
 from .augment import normalize
+
+
+def count_targets(network: MultiBranch, targets: Sequence[str], preprocess: Preprocess) -> dict[str, dict[str, int]]:
+    """By target: `params`, `macs` and `macs_dbfskd` of its student (`zoo.profile`)."""
+    students = {t: select(network, Target.parse(t)) for t in targets}
+    return {t: asdict(profile(student, preprocess.height, preprocess.width)) for t, student in students.items()}
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ from .optim import learning_rate
 from .recipe import Recipe
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-CHECK_EVERY = 50  # steps between looks at the loss, each of which makes the host wait for the device
+LOOK_SECONDS = 1.0  # between looks at the loss, each of which makes the host wait for the device
+DIVERGED = "lower optimizer.lr, add schedule.warmup_epochs, or set precision=fp32; the last good checkpoint is kept"
 
 
 def make_autocast(precision: str, device: torch.device) -> Autocast:
@@ -32,7 +33,7 @@ def make_autocast(precision: str, device: torch.device) -> Autocast:
     if device.type == "cpu":
         capable = torch.cpu._is_avx512_bf16_supported()
     else:
-        capable = torch.cuda.is_bf16_supported()
+        capable = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" or (precision == "auto" and capable):
         return partial(torch.autocast, device.type, torch.bfloat16)
     return nullcontext
@@ -66,9 +67,20 @@ class Totals:
         if broken:
             raise TrainingDiverged(
                 f"the loss part '{broken[0]}' is {means[broken[0]]}: training diverged",
-                hint="lower optimizer.lr, add schedule.warmup_epochs, or set precision=fp32; the last good checkpoint is kept",
+                hint=DIVERGED,
             )
         return {**means, "train_top1": 100.0 * float(self.correct) / self.images}
+
+
+def check_weights(network: MultiBranch) -> None:
+    """Weights and running statistics are worth saving; a finite loss can still be followed by an update that is not.
+
+    Raises:
+        TrainingDiverged: one of them is not a finite number.
+    """
+    broken = next((name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise TrainingDiverged(f"'{broken}' holds numbers that are not finite: training diverged", hint=DIVERGED)
 
 
 def train_step(
@@ -118,7 +130,8 @@ def train_epoch(
 ) -> Iterator[StepReport]:
     """Train through the batches of one epoch from batch `start` on; yields after every step, when it is safe to save."""
     network.train()
-    num_steps, began, seen = len(batches), time.perf_counter(), 0
+    num_steps, seen = len(batches), 0
+    began = looked = time.perf_counter()
     for step, (images, labels) in enumerate(batches.epoch(epoch, start), start=start):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe.optimizer.lr, recipe.schedule, epoch + step / num_steps, recipe.epochs)
@@ -126,6 +139,7 @@ def train_epoch(
         parts, correct = train_step(network, method, optimizer, images, labels, progress, autocast)
         totals.add(parts, correct, len(labels))
         seen += len(labels)
-        look = (step + 1) % CHECK_EVERY == 0 or step + 1 == num_steps
-        means = totals.read() if look else {}
+        means: dict[str, float] = {}
+        if step + 1 == num_steps or time.perf_counter() - looked > LOOK_SECONDS:
+            means, looked = totals.read(), time.perf_counter()
         yield StepReport(epoch, step + 1, num_steps, seen / (time.perf_counter() - began), means)

@@ -5,6 +5,7 @@ The file name of a recipe is the name of its entry. The recipes of the zoo carry
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Augment:
-    """`pad` pixels of value `fill` around, then a random crop; mirror; AutoAugment (CIFAR policy); a black square of `cutout`."""
+    """In this order: `pad` pixels of value `fill` around and a random crop; mirror; AutoAugment with the CIFAR-10 policy; a black
+    square of side `cutout` somewhere (0 = none)."""
 
     pad: int = 4
     fill: int = 0
@@ -73,8 +75,24 @@ class Recipe:
     eval_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.eval_every < 1:
-            raise UsageError("a recipe needs epochs >= 1, batch_size >= 2 and eval_every >= 1")
+        sgd, augment = self.optimizer, self.augment
+        limits = {
+            "epochs": (self.epochs, self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size, self.batch_size >= 2, "at least 2"),
+            "eval_every": (self.eval_every, self.eval_every >= 1, "at least 1"),
+            "image_size": (self.image_size, self.image_size >= 1, "at least 1"),
+            "mean": (self.mean, len(self.mean) == 3, "three numbers"),
+            "std": (self.std, len(self.std) == 3 and min(self.std) > 0, "three positive numbers"),
+            "optimizer.lr": (sgd.lr, 0 <= sgd.lr < math.inf, "a finite number from 0 on"),
+            "optimizer.momentum": (sgd.momentum, 0 <= sgd.momentum < 1, "a number from 0 to below 1"),
+            "optimizer.weight_decay": (sgd.weight_decay, 0 <= sgd.weight_decay < math.inf, "a finite number from 0 on"),
+            "augment.pad": (augment.pad, augment.pad >= 0, "at least 0"),
+            "augment.fill": (augment.fill, 0 <= augment.fill <= 255, "0 to 255"),
+            "augment.cutout": (augment.cutout, augment.cutout >= 0, "at least 0"),
+        }
+        for key, (value, fits, takes) in limits.items():
+            if not fits:
+                raise UsageError(f"recipe key '{key}' cannot be {value}", hint=f"it takes {takes}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back: lists for tuples."""
@@ -101,7 +119,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[str, 
             raise UnknownName("entry", name_or_path, recipe_names(), hint="or give a recipe file that ends in .yaml")
         path = RECIPES / f"{name_or_path}.yaml"
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"there is no recipe {path}", known=recipe_names()) from None
     except (OSError, yaml.YAMLError) as error:
@@ -162,11 +180,9 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     plain = getattr(hint, "__origin__", hint)
     if isinstance(plain, type) and isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
         return value
-    raise UsageError(
-        f"recipe key '{key}' cannot be {value!r}",
-        known=[str(c) for c in choices if isinstance(c, str)],
-        hint="" if choices else f"it takes a {getattr(hint, '__name__', hint)}",
-    )
+    takes = {tuple: "a list", dict: "keys of its own", Literal: "one of these"}.get(plain, f"a {getattr(hint, '__name__', hint)}")
+    known = [str(c) for c in choices if isinstance(c, str)] if plain is Literal else []
+    raise UsageError(f"recipe key '{key}' cannot be {value!r}", known=known, hint=f"it takes {takes}")
 
 
 def _plain(value: Any) -> Any:

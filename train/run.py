@@ -19,23 +19,24 @@ from typing import Any, Protocol
 import torch
 import yaml
 
-from ..errors import OutputError, UsageError
+from ..errors import DataError, OutputError, UsageError
 from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, TrainingState, save_checkpoint
 from ..zoo.datasets import find_data, read_split
-from ..zoo.files import write_bytes
+from ..zoo.files import not_writable, write_bytes
 from ..zoo.manifest import Manifest, git_commit, host_description, library_versions
 from ..zoo.method import METHODS
 from ..zoo.network import MultiBranch
 from ..zoo.preprocess import Preprocess
 from .curve import draw_curve
 from .data import TrainingBatches
-from .evaluate import evaluate
-from .loop import StepReport, Totals, make_autocast, train_epoch
+from .evaluate import count_targets, evaluate
+from .loop import StepReport, Totals, check_weights, make_autocast, train_epoch
 from .optim import make_optimizer
 from .recipe import Recipe
 
 LIBRARIES = ("kdzoo", "torch", "torchvision", "numpy", "safetensors")
+FREE_TO_CHANGE = ("epochs", "checkpoint_minutes", "eval_every")  # keys of a recipe that a resumed run may change
 
 
 class Reporter(Protocol):
@@ -90,12 +91,16 @@ def run_training(
 ) -> RunResult:
     """Train `recipe` in the folder `output`; with `resume`, go on from the checkpoint there.
 
-    A resumed run gives the weights of an uninterrupted one, bit for bit on CPU.
+    A resumed run gives the weights of an uninterrupted one, bit for bit on CPU. The folder can be resumed from its first moment
+    on: the initial weights are saved before the first step, which also tells early that the disk can be written.
 
     Raises:
         OutputError: the folder is not empty and `resume` was not asked for.
-        DataError, IntegrityError: the images are missing or wrong. TrainingDiverged: the loss is not finite.
+        DataError, IntegrityError: the images are missing or wrong.
+        TrainingDiverged: a loss or a weight is not finite; the last good checkpoint is kept.
     """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is not a folder", hint="name another place with --output")
     if not resume and output.exists() and any(output.iterdir()):
         raise OutputError(f"{output} is not empty", hint="go on with it by --resume, or name another folder with --output")
     place, preprocess = torch.device(device), recipe_preprocess(recipe)
@@ -107,21 +112,29 @@ def run_training(
         raise UsageError(f"train and test of {path} have different classes", known=[*train_data.classes[:3], "..."])
 
     checkpoint = Checkpoint.open(output) if resume else None
+    if checkpoint is not None and checkpoint.manifest.classes != train_data.classes:
+        raise UsageError(f"the run in {output} has other classes than {path}", hint="resume it with the images that it began with")
     torch.manual_seed(recipe.seed)
     network = method.build(backbone, len(train_data.classes))
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(network, recipe.optimizer)
     batches = TrainingBatches(train_data, preprocess, recipe.augment, recipe.batch_size, recipe.seed, place)
+    if len(batches) == 0:
+        raise DataError(f"{path} holds a single training image", hint="a batch needs two")
     autocast, origin = make_autocast(recipe.precision, place), provenance(place)
+    counts = count_targets(network, network.targets(), preprocess)
 
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(output, error) from error
     epoch, step, totals = 0, 0, Totals()
     if checkpoint is not None:
         epoch, step, totals = restore(checkpoint, recipe, network, optimizer)
         origin["resumed"] = history(checkpoint.manifest, epoch, step)
     write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
     records = [r for r in read_log(output / "log.jsonl") if r["epoch"] <= epoch]
-    metrics: dict[str, dict[str, Any]] = next((r["metrics"] for r in reversed(records) if r["metrics"]), {})
+    metrics: dict[str, dict[str, Any]] = {} if checkpoint is None else checkpoint.manifest.metrics
 
     def save(next_epoch: int, next_step: int) -> Checkpoint:
         manifest = Manifest(
@@ -129,10 +142,12 @@ def run_training(
             recipe.to_dict(), next_epoch, metrics=metrics, provenance=origin,
         )  # fmt: skip
         state = training_state(network, optimizer, next_epoch, next_step, totals)
-        return save_checkpoint(output / "checkpoint", network, manifest, state)
+        return save_checkpoint(output / "checkpoint", network, manifest, test_data, state)
 
     signals, saved = StopSignals(), time.monotonic()
     with signals.listen():
+        if checkpoint is None:
+            save(epoch, step)
         while epoch < recipe.epochs:
             began = time.perf_counter()
             reports = train_epoch(network, method, batches, optimizer, recipe, autocast, epoch, step, totals)
@@ -141,22 +156,22 @@ def run_training(
                 unfinished = report.step < report.num_steps
                 due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
                 if unfinished and (signals.received or due):
-                    totals.read()  # raises where the weights are no longer worth saving
+                    totals.read()
+                    check_weights(network)
                     save(epoch, report.step)
                     saved = time.monotonic()
                 if unfinished and signals.received:
                     return RunResult(output, output / "checkpoint", epoch, False, metrics)
             losses = totals.read()
+            check_weights(network)
             seconds = time.perf_counter() - began
             last = epoch + 1 == recipe.epochs
             evaluated: dict[str, dict[str, Any]] = {}
             if last or (epoch + 1) % recipe.eval_every == 0:
                 # The last word, which goes into the manifest and the card, is in float32.
                 exact = {} if last else {"autocast": autocast}
-                evaluated = evaluate(
-                    network, test_data, preprocess, method.targets(), device=place, split="test", **exact
-                )
-                metrics = evaluated
+                accuracy = evaluate(network, test_data, preprocess, network.targets(), device=place, split="test", **exact)
+                metrics = evaluated = {t: {**counts[t], **accuracy[t], "epoch": epoch + 1} for t in accuracy}
             record = {
                 "epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_top1": losses.pop("train_top1"),
                 "losses": losses, "metrics": evaluated, "seconds": round(seconds, 3),
@@ -164,9 +179,10 @@ def run_training(
             }  # fmt: skip
             records.append(record)
             epoch, step, totals = epoch + 1, 0, Totals()
-            save(epoch, 0)
-            saved = time.monotonic()
+            # The log first: a record that is ahead of its checkpoint is dropped by a resumed run, one that is missing stays missing.
             write_bytes(output / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+            save(epoch, step)
+            saved = time.monotonic()
             draw_curve(records, output / "curve.png", f"{entry}: {epoch} of {recipe.epochs} epochs")
             reporter.epoch(record)
             if signals.received and not last:
@@ -176,8 +192,6 @@ def run_training(
 
 def recipe_preprocess(recipe: Recipe) -> Preprocess:
     """Geometry and normalisation of a recipe, as students carry them."""
-    if len(recipe.mean) != 3 or len(recipe.std) != 3:
-        raise UsageError("recipe keys 'mean' and 'std' need three numbers each")
     return Preprocess(recipe.image_size, recipe.image_size, recipe.mean, recipe.std)  # type: ignore[arg-type]
 
 
@@ -222,10 +236,10 @@ def restore(
     """Put weights, momentum and random states back; gives epoch, step and sums to go on with.
 
     Raises:
-        UsageError: the checkpoint was trained by another recipe. More epochs are allowed.
+        UsageError: the checkpoint was trained by another recipe, apart from `FREE_TO_CHANGE`.
     """
-    before, now = ({k: v for k, v in r.items() if k != "epochs"} for r in (checkpoint.manifest.recipe, recipe.to_dict()))
-    changed = sorted(k for k in now if now[k] != before.get(k))
+    before, now = checkpoint.manifest.recipe, recipe.to_dict()
+    changed = sorted(k for k in now if now[k] != before.get(k) and k not in FREE_TO_CHANGE)
     if changed:
         raise UsageError(
             f"the run in {checkpoint.folder.parent} has another {', '.join(changed)}",

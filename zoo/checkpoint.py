@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError, UsageError
-from .files import new_folder, read_json, recover, sha256, write_json
+from .files import new_folder, read_json, recover, sha256, write_bytes, write_json
 from .manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .datasets import LabelledImages
     from .method import Method
     from .network import MultiBranch
 
 WEIGHTS = "model.safetensors"
+SAMPLES = "samples.npz"
+NUM_SAMPLES = 64
 TRAINING_TENSORS, TRAINING_STATE = "training.safetensors", "training.json"
 
 
@@ -60,15 +63,33 @@ class Checkpoint:
 
     def network(self) -> MultiBranch:
         """The whole network in float32, in evaluation mode; raises `IntegrityError` where the weights are not its own."""
+        check_file(self.folder / WEIGHTS, self.manifest.files.get(WEIGHTS))
+        network = self._shapes()
+        load_weights(network, self.folder / WEIGHTS)
+        return network.eval()
+
+    def targets(self) -> tuple[str, ...]:
+        """What can be cut out of the network."""
+        return self._shapes().targets()
+
+    def _shapes(self) -> MultiBranch:
+        """The network without weights, on the meta device."""
         import torch
 
         from .backbone import BACKBONES
 
-        check_file(self.folder / WEIGHTS, self.manifest.files[WEIGHTS])
         with torch.device("meta"):
-            network = self.method().build(BACKBONES.get(self.manifest.backbone)(), len(self.manifest.classes))
-        load_weights(network, self.folder / WEIGHTS)
-        return network.eval()
+            return self.method().build(BACKBONES.get(self.manifest.backbone)(), len(self.manifest.classes))
+
+    def samples(self) -> LabelledImages:
+        """The few test images that travel with the weights, so that a student can be compared with torch anywhere."""
+        import numpy as np
+
+        from .datasets import LabelledImages
+
+        check_file(self.folder / SAMPLES, self.manifest.files.get(SAMPLES))
+        with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
+            return LabelledImages(arrays["images"], arrays["labels"], self.manifest.classes, self.manifest.dataset)
 
     def training_state(self) -> TrainingState:
         """Raises `UsageError` where the checkpoint was saved without one."""
@@ -81,21 +102,30 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, network: MultiBranch, manifest: Manifest, training: TrainingState | None = None
+    folder: Path, network: MultiBranch, manifest: Manifest, samples: LabelledImages, training: TrainingState | None = None
 ) -> Checkpoint:
-    """Write a checkpoint; what stood in `folder` is kept until the new one is whole. `manifest.weights_dtype` is honoured."""
+    """Write a checkpoint; what stood in `folder` is kept until the new one is whole.
+
+    `manifest.weights_dtype` is how matrices and filters are stored.
+
+    The first `NUM_SAMPLES` images of `samples`, the test split, go with it.
+    """
+    import numpy as np
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     dtype = {"float32": torch.float32, "float16": torch.float16}[manifest.weights_dtype]
     with new_folder(folder) as part:
         weights = {
-            name: tensor.detach().to(device="cpu", dtype=dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+            # Scales and statistics stay in float32: they are few, and a variance may not fit into half precision.
+            name: tensor.detach().to(device="cpu", dtype=dtype if tensor.ndim >= 2 else tensor.dtype).contiguous()
             for name, tensor in network.state_dict().items()
         }
-        save_file(weights, part / WEIGHTS)
+        write_bytes(part / WEIGHTS, save(weights))
+        np.savez_compressed(part / SAMPLES, images=samples.images[:NUM_SAMPLES], labels=samples.labels[:NUM_SAMPLES])
         if training is not None:
-            save_file({n: t.detach().cpu().contiguous() for n, t in training.tensors.items()}, part / TRAINING_TENSORS)
+            tensors = {n: t.detach().cpu().contiguous() for n, t in training.tensors.items()}
+            write_bytes(part / TRAINING_TENSORS, save(tensors))
             write_json(part / TRAINING_STATE, training.values)
         manifest = replace(manifest, files=describe_files(part))
         manifest.write(part)
@@ -109,7 +139,7 @@ def load_weights(module: Any, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        weights = {n: t.float() if t.dtype == torch.float16 else t for n, t in load_file(path).items()}
+        weights = {n: t.float() if t.is_floating_point() else t for n, t in load_file(path).items()}
         module.load_state_dict(weights, strict=True, assign=True)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -124,10 +154,11 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {p.relative_to(folder).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in paths}
 
 
-def check_file(path: Path, expected: dict[str, Any]) -> None:
+def check_file(path: Path, expected: dict[str, Any] | None) -> None:
     """Raises `IntegrityError` unless `path` has the size and the sha256 of its description."""
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing", hint="the folder is incomplete: copy it again")
+    if expected is None or not path.is_file():
+        where = "" if expected else " in its manifest"
+        raise IntegrityError(f"{path} is missing{where}", hint="the folder is incomplete: copy it again")
     if path.stat().st_size != expected["bytes"]:
         raise IntegrityError(
             f"{path} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}", hint="it is truncated: copy it again"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import EnvironmentProblem, IntegrityError
+from ..errors import EnvironmentProblem, IntegrityError, KdzooError, OutputError
 
 
 def sha256(path: Path) -> str:
@@ -30,16 +31,26 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def not_writable(path: Path, error: OSError) -> KdzooError:
+    """The error to raise when `path` could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentProblem(f"the disk is full: {path} could not be written", hint="free some space, or name another --output")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}", hint="name another place with --output")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         sync(part)
         part.replace(path)
+    except OSError as error:
+        raise not_writable(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def to_json(document: Any) -> bytes:
@@ -82,21 +93,26 @@ def new_folder(target: Path) -> Iterator[Path]:
     A folder that stands at `target` is kept until the new one is whole; `recover` finds it if the machine dies between the two
     renames.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover(target)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    part.chmod(0o755)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise not_writable(target, error) from error
+    try:
+        part.chmod(0o755)
         yield part
-        for path in part.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes private files
+        for path in (*part.rglob("*"), part):
             sync(path)
         old = target.with_name(f".{target.name}.old")
         if target.exists():
+            shutil.rmtree(old, ignore_errors=True)  # is there where a process died after both renames
             target.rename(old)
         part.rename(target)
         sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise not_writable(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

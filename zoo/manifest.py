@@ -15,6 +15,12 @@ from .preprocess import Preprocess
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("entry", "method", "backbone", "dataset", "weights_dtype"), str),
+    **dict.fromkeys(("method_config", "preprocess", "recipe", "metrics", "provenance", "files"), dict),
+    "classes": list,
+    "epochs": int,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Manifest:
         if document.get("kind") != "checkpoint" or missing:
             raise IntegrityError(f"{path} is not the manifest of a checkpoint; it lacks {', '.join(missing) or 'its kind'}")
         values = {f.name: document[f.name] for f in fields(cls)}
+        wrong = [name for name, kind in KINDS.items() if not isinstance(values[name], kind)]
+        if wrong:
+            raise IntegrityError(f"{path} is not the manifest of a checkpoint: {', '.join(wrong)} cannot be what it says")
         values["preprocess"] = Preprocess.from_dict(values["preprocess"])
         values["classes"] = tuple(values["classes"])
         return cls(**values)

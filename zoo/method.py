@@ -60,7 +60,3 @@ class Method(ABC):
     @abstractmethod
     def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:
         """Named scalar losses, already weighted; the loop sums them. `y` holds `B` class numbers."""
-
-    @abstractmethod
-    def targets(self) -> tuple[str, ...]:
-        """What can be deployed, in order of preference."""

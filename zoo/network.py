@@ -1,7 +1,7 @@
 """The network that a method trains: named nodes in a small graph, of which any target is a part.
 
 A node is a module with named inputs; the order of declaration is the order of evaluation. What a target needs is then a matter
-of following inputs backwards (`zoo.target.select`), for every method alike.
+of following inputs backwards (`zoo.student.select`), for every method alike.
 """
 
 from __future__ import annotations
@@ -104,6 +104,12 @@ class MultiBranch(Graph):
         branch = Branch(features, self.add(name, classifier, features))
         self.branches.append(branch)
         return branch
+
+    def targets(self) -> tuple[str, ...]:
+        """Every target that can be deployed, `target` first."""
+        if len(self.branches) == 1:
+            return ("target",)
+        return ("target", *(str(n + 1) for n in range(len(self.branches))), *(["fused"] if self.fused else []), "ensemble")
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Outputs:
         values = self.evaluate(image)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, IntegrityError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # Pillow knows many more, some of which start other programs
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -52,7 +54,7 @@ class Preprocess:
 
         name = "the image" if isinstance(source, bytes) else str(source)
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
                 image = ImageOps.exif_transpose(picture).convert("RGB")
         except FileNotFoundError:
             raise DataError(f"{name} does not exist") from None

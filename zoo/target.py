@@ -1,7 +1,7 @@
 """What is deployed: `target`, `1`..`N`, `fused`, `ensemble`, `1+2+3`. Torch-free; `zoo.student` cuts the network.
 
 `target` is the network that the user named (the branch with the unmodified backbone); `ensemble` is the mean of the logits of all
-branches, `1+2+3` of those branches. `all` stands for every target of the method, one student each (`expand`).
+branches, `1+2+3` of those branches. `all` stands for every target of the method, one student each; whoever selects expands it.
 """
 
 from __future__ import annotations

@@ -29,6 +29,3 @@ class Baseline(Method):
 
     def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:
         return {"ce": cross_entropy(outputs.logits[0], y)}
-
-    def targets(self) -> tuple[str, ...]:
-        return ("target",)

@@ -1,0 +1,29 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make their own environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint env clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plot,tensorrt-rtx]'
+	@touch $@
+
+env: $(VENV)/.installed
+
+demo: env
+	$(BIN)/python tools/demo.py
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p kdzoo
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+from .console import Console, table, verb
+
+if TYPE_CHECKING:
+    from ..export.package import Package
+
+
+@verb(
+    options.source,
+    click.option("--branch", "-b", "branches", multiple=True, default=("target",), help="target, 1..N, fused, ensemble, 1+2+3, all. Repeats."),
+    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
+    click.option("--precision", "-p", "precisions", multiple=True, default=("fp32",), help="fp32, fp16. Repeats."),
+    click.option("--compute-capability", "-c", "capabilities", multiple=True, help="GPUs of trt-rtx engines, e.g. 8.6. Repeats. [8.6 12.0]"),
+    click.option("--batch", default="1:8:64", show_default=True, help="MIN:OPT:MAX, or one number for a fixed batch."),
+    click.option("--input", "input_kind", default="uint8", show_default=True, help="uint8 (N H W C, raw) or float (N C H W, normalised)."),
+    click.option("--opset", type=int, help="Opset of the ONNX."),
+    click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the package. [<entry>-<target>]"),
+    click.option("--force", is_flag=True, help="Replace a folder that is not empty."),
+    options.data,
+    click.option("--max-drop", type=float, help="Gate: points of top-1 below torch. [0.02 fp32, 0.1 fp16]"),
+    click.option("--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of equal argmax. [0.9999 fp32, 0.99 fp16]"),
+    click.option("--verify/--no-verify", default=True, help="Run and compare every file (recorded in the card)."),
+)
+def export(console: Console, source: str | None, **settings: Any) -> None:
+    """Cut a branch out of a checkpoint and write it as measured files."""
+    from ..export.format import DEFAULT_CAPABILITIES, Batch, ExportOptions
+    from ..export.source import resolve_checkpoint
+    from ..zoo.target import Target
+
+    targets = [Target.parse(text) for text in settings["branches"]]
+    choices = ExportOptions(
+        precisions=tuple(dict.fromkeys(settings["precisions"])),
+        batch=Batch.parse(settings["batch"]),
+        input=settings["input_kind"],
+        opset=settings["opset"],
+        capabilities=settings["capabilities"] or DEFAULT_CAPABILITIES,
+    )
+    checkpoint = resolve_checkpoint(source, console.say)
+    if any(target.word == "all" for target in targets):
+        targets = [Target.parse(text) for text in checkpoint.targets()]
+    output: Path | None = settings["output"]
+    packages = []
+    for target in targets:
+        folder = output / f"{checkpoint.manifest.entry}-{target}" if output and len(targets) > 1 else output
+        packages.append(export_one(console, checkpoint, target, choices, folder, settings))
+    documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
+    console.result(documents if len(documents) > 1 else documents[0], lambda: "\n\n".join(f"{p.folder}\n{artifact_table(p)}" for p in packages))
+    console.hint(f"kdzoo verify {packages[0].folder}")
+
+
+def export_one(
+    console: Console, checkpoint: Any, target: Any, choices: Any, folder: Path | None, settings: dict[str, Any]
+) -> Package:
+    from ..export.exporter import Gates, export
+
+    console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
+    return export(
+        checkpoint,
+        target,
+        formats=settings["formats"],
+        options=choices,
+        gates=Gates.of(settings["max_drop"], settings["min_agreement"]),
+        output=folder,
+        force=settings["force"],
+        data=settings["data"],
+        verify=settings["verify"],
+        say=console.say,
+    )
+
+
+def artifact_table(package: Package) -> str:
+    """The files of a package with what was measured of each."""
+    rows = []
+    for artifact in package.artifacts:
+        measured = package.metrics["artifacts"].get(artifact.path, {})
+        accuracy, parity, latency = (measured.get(k) for k in ("accuracy", "parity", "latency"))
+        rows.append((
+            artifact.path, f"{artifact.bytes / 1e6:.2f}", f"{accuracy['top1']:.2f}" if accuracy else "-",
+            f"{parity['max_abs_diff']:.1e}" if parity else "-", f"{latency[0]['p50_ms']:.2f}" if latency else "-",
+            measured.get("not_run", "measured"),
+        ))  # fmt: skip
+    return table(("file", "MB", "top-1 %", "max |diff|", f"p50 ms at batch {package.artifacts[0].batch[0]}", "state"), rows)
+
+
+command = export

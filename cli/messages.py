@@ -1,0 +1,51 @@
+"""From an exception to the sentence that a person reads, and to an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+
+import click
+
+from ..errors import KdzooError, UnknownName
+
+
+def sentence(error: KdzooError) -> str:
+    """What was wrong, what is known, what to do next, in that order."""
+    text = error.what
+    if isinstance(error, UnknownName) and error.suggestion:
+        text += f"; did you mean '{error.suggestion}'?"
+    if error.known:
+        text += f" Known: {', '.join(error.known)}." if text.endswith("?") else f". Known: {', '.join(error.known)}."
+    if error.hint:
+        text += f" Next: {error.hint}" if text.endswith((".", "?")) else f". Next: {error.hint}"
+    return text
+
+
+def report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
+    """Say `error` on stderr (and, with `--json`, as a document on stdout); gives the exit code."""
+    kind, known, hint = type(error).__name__, [], ""
+    if isinstance(error, KdzooError):
+        text, code, known, hint = sentence(error), error.exit_code, list(error.known), error.hint
+    elif isinstance(error, click.ClickException):
+        text, code = error.format_message(), 2
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            text += f" Next: {error.ctx.command_path} --help"
+    elif isinstance(error, (KeyboardInterrupt, click.Abort)):
+        text, code = "interrupted", 130
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text, code = f"the disk is full: {error}. Next: free some space", 4
+    elif isinstance(error, BrokenPipeError):
+        return 0
+    else:
+        text, code = f"unexpected {kind}: {error}. Next: run it again with -v and report what it prints", 1
+    if verbose and code == 1:
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    click.echo(f"kdzoo: {text}", err=True)
+    if as_json:
+        document = {"type": kind, "message": text, "known": known, "hint": hint, "exit_code": code}
+        click.echo(json.dumps({"error": document}, indent=2))
+    return code

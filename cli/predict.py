@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import Console, table, verb
+
+
+@verb(
+    click.argument("source"),
+    click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    click.option("--branch", "-b", default="target", show_default=True, help="Target of a checkpoint; a package has one."),
+    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."),
+)
+def predict(console: Console, source: str, images: tuple[Path, ...], branch: str, top: int) -> None:
+    """Classify images."""
+    import numpy as np
+
+    from ..export.package import Package
+    from ..export.source import resolve
+
+    found = resolve(source, console.say)
+    preprocess = found.preprocess if isinstance(found, Package) else found.manifest.preprocess
+    labels = found.labels if isinstance(found, Package) else list(found.manifest.classes)
+    pixels = np.stack([preprocess.read(path) for path in images])
+    logits = package_logits(found, pixels) if isinstance(found, Package) else checkpoint_logits(found, branch, pixels)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    results: list[dict[str, Any]] = []
+    for path, row in zip(images, probabilities, strict=True):
+        best = np.argsort(-row)[:top]
+        classes = [{"class": labels[i], "index": int(i), "probability": round(float(row[i]), 6)} for i in best]
+        results.append({"image": str(path), "classes": classes})
+    rows = [(r["image"] if i == 0 else "", c["class"], f"{c['probability']:.4f}") for r in results for i, c in enumerate(r["classes"])]
+    console.result(results, lambda: table(("image", "class", "probability"), rows))
+
+
+def package_logits(package: Any, pixels: Any) -> Any:
+    """By the first ONNX file of the package; torch is not imported."""
+    from ..export.measure import as_input
+    from ..export.onnx_graph import OnnxRunner
+    from ..export.parity import run_over
+    from ..zoo.checkpoint import check_file
+
+    artifact = package.artifact("onnx")
+    path = package.folder / artifact.path
+    check_file(path, package.document["files"][artifact.path])
+    inputs = as_input(pixels, package.preprocess, package.document["options"]["input"])
+    return run_over(OnnxRunner(path), inputs, artifact.batch[2], fixed=artifact.batch[0] == artifact.batch[2])
+
+
+def checkpoint_logits(checkpoint: Any, branch: str, pixels: Any) -> Any:
+    from ..export.exporter import cut
+    from ..export.measure import torch_logits
+    from ..zoo.target import Target
+
+    student, _, _ = cut(checkpoint, Target.parse(branch))
+    return torch_logits(student, checkpoint.manifest.preprocess, pixels)
+
+
+command = predict

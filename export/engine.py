@@ -1,0 +1,35 @@
+"""One TensorRT engine and its sidecar in a package; `tensorrt` and `tensorrt-rtx` share it."""
+
+from __future__ import annotations
+
+from ..zoo.files import sha256
+from .format import Job
+from .formats.onnx import onnx_name
+from .engine_sidecar import write_sidecar
+from .package import Artifact
+from .tensorrt_build import EngineRequest, Runtime, build_engine
+
+SUFFIX: dict[str, str] = {"tensorrt_rtx": "trt-rtx", "tensorrt": "trt"}
+
+
+def emit_engine(job: Job, precision: str, runtime: Runtime, capability: str) -> Artifact:
+    """Build the engine of one precision and GPU from the ONNX file beside it."""
+    name = f"model.{precision}.sm{capability.replace('.', '')}.{SUFFIX[runtime]}.engine"
+    batch = job.options.batch.sizes
+    info = build_engine(EngineRequest(job.folder / onnx_name(precision), job.folder / name, runtime, capability, batch))
+    sidecar = job.folder / f"{name}.json"
+    write_sidecar(info, sidecar)
+    return Artifact(
+        path=name,
+        format=SUFFIX[runtime],
+        precision=precision,
+        sha256=info.sha256,
+        bytes=info.bytes,
+        input=info.input,
+        output=info.output,
+        batch=batch,
+        runtime=runtime,
+        runtime_version=info.runtime_version,
+        compute_capability=capability,
+        details={"sidecar": sidecar.name, "sidecar_sha256": sha256(sidecar), "from": onnx_name(precision), "reproducible": info.reproducible},
+    )

@@ -1,0 +1,134 @@
+"""The folder that `export` writes: a student, its artifacts, and everything needed to run and to judge them. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IntegrityError, UsageError
+from ..zoo.checkpoint import check_file
+from ..zoo.files import read_json, recover, write_json
+from ..zoo.preprocess import Preprocess
+from .tensor_spec import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+MANIFEST, METRICS, PREPROCESS, LABELS, CARD = "manifest.json", "metrics.json", "preprocess.json", "labels.txt", "README.md"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+GOLDEN_INPUTS, GOLDEN_EXPECTED = "golden/inputs.npz", "golden/expected.npz"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One emitted file.
+
+    Attributes:
+        path: relative to the package. format: `onnx`, `tensorrt-rtx`, ... precision: `fp32` or `fp16`.
+        batch: smallest, optimal and largest batch. runtime: what runs it, with the version it was made for.
+        compute_capability: of the GPU that an engine is built for. details: what else the format knows (opset, nodes, ...).
+    """
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    bytes: int
+    input: TensorSpec
+    output: TensorSpec
+    batch: tuple[int, int, int]
+    runtime: str
+    runtime_version: str
+    compute_capability: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> Artifact:
+        values = {f.name: document[f.name] for f in fields(cls)}
+        for name in ("input", "output"):
+            values[name] = TensorSpec.from_dict(values[name])
+        return cls(**{**values, "batch": tuple(values["batch"])})
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package on disk: its manifest, and lazily the rest."""
+
+    folder: Path
+    document: dict[str, Any]
+
+    @classmethod
+    def is_package(cls, folder: Path) -> bool:
+        """Whether `folder` holds the manifest of a package (and not of a checkpoint)."""
+        recover(folder)
+        path = folder / MANIFEST
+        return path.is_file() and read_json(path).get("kind") == "package"
+
+    @classmethod
+    def open(cls, folder: Path) -> Package:
+        """Raises `UsageError` where there is no package, `IntegrityError` or `EnvironmentProblem` where it cannot be read."""
+        recover(folder)
+        if not (folder / MANIFEST).is_file():
+            raise UsageError(f"{folder} holds no package: there is no {MANIFEST}", hint="kdzoo export makes one")
+        document = read_json(folder / MANIFEST, SCHEMA_VERSION)
+        if document.get("kind") != "package":
+            raise UsageError(f"{folder} is a {document.get('kind')}, not a package", hint="kdzoo export makes a package of it")
+        return cls(folder, document)
+
+    @property
+    def name(self) -> str:
+        return f"{self.document['entry']}-{self.document['target']}"
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        return [Artifact.from_dict(a) for a in self.document["artifacts"]]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        document: dict[str, Any] = read_json(self.folder / METRICS, SCHEMA_VERSION)
+        return document
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess.from_dict(read_json(self.folder / PREPROCESS))
+
+    @property
+    def labels(self) -> list[str]:
+        return (self.folder / LABELS).read_text(encoding="utf-8").splitlines()
+
+    def artifact(self, format: str = "onnx", precision: str | None = None) -> Artifact:
+        """The first artifact of a format; raises `UsageError` where there is none."""
+        found = [a for a in self.artifacts if a.format == format and precision in (None, a.precision)]
+        if not found:
+            raise UsageError(f"{self.folder} holds no {precision or ''} {format} file", known=[a.path for a in self.artifacts])
+        return found[0]
+
+    def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Raw images `N H W C` and the logits `N K` that torch gave for them."""
+        import numpy as np
+
+        try:
+            with np.load(self.folder / GOLDEN_INPUTS, allow_pickle=False) as inputs:
+                images = inputs["image"]
+            with np.load(self.folder / GOLDEN_EXPECTED, allow_pickle=False) as expected:
+                logits = expected["logits"]
+        except (OSError, ValueError, KeyError) as error:
+            raise IntegrityError(f"the golden files of {self.folder} cannot be read: {error}", hint="export again") from None
+        return images, logits
+
+    def verify_files(self) -> int:
+        """Check size and sha256 of every file; gives how many there are, raises `IntegrityError` at the first that is wrong."""
+        for name, expected in self.document["files"].items():
+            check_file(self.folder / name, expected)
+        return len(self.document["files"])
+
+
+def write_manifest(folder: Path, document: dict[str, Any], artifacts: list[Artifact]) -> None:
+    """The manifest of a package, last of its files."""
+    write_json(
+        folder / MANIFEST,
+        {"schema_version": SCHEMA_VERSION, "kind": "package", **document, "artifacts": [asdict(a) for a in artifacts]},
+    )

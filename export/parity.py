@@ -1,0 +1,77 @@
+"""How far the logits of a file are from those of torch, and how accurate they are. NumPy only.
+
+Shapes: `N` images, `K` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of two sets of logits.
+
+    Attributes:
+        agreement: share of images with the same argmax, 0..1. max_abs_diff: largest |logit difference|; None if one is not finite.
+        nan_count: logits of the file that are not finite.
+    """
+
+    n: int
+    agreement: float
+    max_abs_diff: float | None
+    nan_count: int
+
+
+def compare(logits_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> Parity:
+    """Parity of the logits of a file with the reference."""
+    import numpy as np
+
+    nan_count = int((~np.isfinite(logits_NK)).sum())
+    worst = None if nan_count else float(np.abs(logits_NK - reference_NK).max())
+    agreement = float((logits_NK.argmax(axis=1) == reference_NK.argmax(axis=1)).mean())
+    return Parity(len(logits_NK), agreement, worst, nan_count)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in percent over `n` images; top-5 only where there are more than five classes."""
+
+    n: int
+    top1: float
+    top5: float | None
+
+
+def measure_accuracy(logits_NK: NDArray[np.float32], labels_N: NDArray[np.int64]) -> Accuracy:
+    """Accuracy of logits; a logit that is not finite counts as the smallest."""
+    import numpy as np
+
+    clean = np.nan_to_num(logits_NK, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+    top1 = 100.0 * float((clean.argmax(axis=1) == labels_N).mean())
+    top5 = None
+    if clean.shape[1] > 5:
+        best_N5 = np.argpartition(-clean, 5, axis=1)[:, :5]
+        top5 = round(100.0 * float((best_N5 == labels_N[:, None]).any(axis=1).mean()), 4)
+    return Accuracy(len(labels_N), round(top1, 4), top5)
+
+
+def run_over(runner: Runner, images: NDArray[np.uint8], batch: int, *, fixed: bool = False) -> NDArray[np.float32]:
+    """Logits `N K` of all images, `batch` at a time; a graph of `fixed` batch gets its last batch filled up with zeros."""
+    import numpy as np
+
+    parts = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        size = len(chunk)
+        if fixed and size < batch:
+            chunk = np.concatenate([chunk, np.zeros((batch - size, *chunk.shape[1:]), chunk.dtype)])
+        parts.append(runner(chunk)[:size])
+    return np.concatenate(parts)

@@ -1,0 +1,93 @@
+"""What every test shares: shapes are checked while tests run, two threads, tiny data, tiny networks."""
+
+from __future__ import annotations
+
+from jaxtyping import install_import_hook
+
+# Before anything of kdzoo is imported. Only the packages whose functions carry shapes: `kdzoo.export` has none. With the tower of
+# PEP 484 an int is a float.
+install_import_hook(["kdzoo.zoo", "kdzoo.train"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+from collections.abc import Callable  # noqa: E402
+from functools import cache  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from kdzoo.zoo.backbone import BACKBONES, Backbone  # noqa: E402
+from kdzoo.zoo.backbones.resnet_cifar import residual_stage  # noqa: E402
+from kdzoo.zoo.datasets import LabelledImages, read_npz  # noqa: E402
+from kdzoo.zoo.method import METHODS  # noqa: E402
+from kdzoo.zoo.network import MultiBranch  # noqa: E402
+from kdzoo.zoo.preprocess import Preprocess  # noqa: E402
+
+torch.set_num_threads(2)
+TINY_CLASSES = ("red", "green", "blue", "grey")
+
+
+class TinyBackbone(Backbone):
+    """Three stages, few channels; not in the registry."""
+
+    widths = (8, 12, 16)
+    depths = (1, 2, 1)
+
+    def stem(self) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+
+    def stage(self, index: int, depth: int) -> nn.Module:
+        return residual_stage((8, *self.widths)[index], self.widths[index], depth, stride=1 if index == 0 else 2)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    return TinyBackbone()
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., MultiBranch]:
+    """`make(method, backbone="tiny", **config)`: a network of 5 classes in evaluation mode with BatchNorm statistics that are not
+    those of initialisation. Every caller of the same arguments gets the same one: leave it unchanged."""
+
+    @cache
+    def make(method: str, backbone: str = "tiny", **config: object) -> MultiBranch:
+        torch.manual_seed(0)
+        recipe = TinyBackbone() if backbone == "tiny" else BACKBONES.get(backbone)()
+        network = METHODS.get(method).from_mapping(config).build(recipe, 5)
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                nn.init.normal_(module.running_mean, 0.0, 0.2)
+                for positive in (module.running_var, module.weight):
+                    nn.init.uniform_(positive, 0.5, 1.5)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def preprocess() -> Preprocess:
+    return Preprocess(32, 32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 12 test images of 32x32 pixels: noise around one colour per class."""
+    draw = np.random.default_rng(0)
+    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [120, 120, 120]])
+    arrays: dict[str, object] = {"classes": np.array(TINY_CLASSES)}
+    for split, count in (("train", 24), ("test", 12)):
+        labels = np.arange(count) % 4
+        arrays[f"{split}_labels"] = labels
+        noise = draw.integers(-40, 40, (count, 32, 32, 3))
+        arrays[f"{split}_images"] = (colours[labels][:, None, None] + noise).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_npz: Path) -> LabelledImages:
+    """The test split of `tiny_npz`."""
+    return read_npz(tiny_npz, "test")

@@ -1,0 +1,334 @@
+"""The ONNX emitter: one file, the same bytes every time, the same logits as torch, for any batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError, OutputError, UsageError
+from kdzoo.export.deployed import Deployed
+from kdzoo.export.onnx_graph import OnnxRunner, check_onnx, describe_onnx, export_onnx, seal_onnx
+
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+SIZE = {"mean": MEAN, "std": STD, "height": 12, "width": 8}
+
+
+def conv_bn(num_in: int, num_out: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(num_in, num_out, 3, stride, 1, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(num_out), nn.ReLU())
+
+
+class Plain(nn.Module):
+    """A residual block and a head; logits of magnitude 20."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = conv_bn(3, 16), conv_bn(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.body(x)
+        return 20 * torch.tanh(self.head(F.adaptive_avg_pool2d(x, 1).flatten(1)))
+
+
+class Ensemble(nn.Module):
+    """Branches with depthwise convolutions; their logits averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        self.branches = nn.ModuleList(nn.Sequential(conv_bn(8, 8, 2), conv_bn(8, 8, 1, 8)) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(8, 10, bias=i > 0) for i in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        pairs = zip(self.branches, self.heads, strict=True)
+        return torch.stack([head(branch(x).mean((2, 3))) for branch, head in pairs]).mean(0)
+
+
+class Fused(nn.Module):
+    """Concatenation, a softmax gate over branches, sigmoid attention, BatchNorm1d after Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = conv_bn(3, 8), conv_bn(8, 8, 2), conv_bn(8, 8, 2)
+        self.gate = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        self.attention, self.head_a, self.head_b = nn.Conv2d(8, 1, 1), nn.Linear(8, 10), nn.Linear(8, 10)
+        self.norm = nn.BatchNorm1d(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        a, b = self.a(x), self.b(x)
+        s = torch.softmax(self.gate(torch.cat([a, b], 1).mean((2, 3))), 1)
+        a = a * torch.sigmoid(self.attention(b))
+        logits_a = self.norm(self.head_a(F.adaptive_avg_pool2d(a, 1).flatten(1)))
+        logits_b = self.head_b(F.avg_pool2d(b, b.shape[2:]).view(b.shape[0], -1))
+        return s[:, 0:1] * logits_a + s[:, 1:2] * logits_b
+
+
+class Shuffled(nn.Module):
+    """Channel shuffle, squeeze and excitation, a flattened head with a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = conv_bn(3, 8), conv_bn(4, 4, 1, 4)
+        self.squeeze, self.excite = nn.Linear(8, 4), nn.Linear(4, 8)
+        self.head = nn.Sequential(nn.Linear(8 * 6, 16), nn.BatchNorm1d(16), nn.Hardswish(), nn.Linear(16, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, 1)
+        x = torch.cat([left, self.side(right)], 1)
+        B, C, H, W = x.shape
+        x = x.view(B, 2, C // 2, H, W).transpose(1, 2).reshape(B, C, H, W)
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3)))))).view(-1, C, 1, 1)
+        return self.head(F.max_pool2d(x, 4).flatten(1))
+
+
+class Unexportable(nn.Module):
+    """Its shape depends on the values of the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else x.flatten(1)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """Random weights and lived-in BatchNorm statistics."""
+    torch.manual_seed(0)
+    student = make().eval()
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    return student
+
+
+def raw_images(num: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(num).integers(0, 256, (num, 12, 8, 3), dtype=np.uint8)
+
+
+def eager(student: nn.Module, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Normalisation written out in float64, the student in float32."""
+    normalised = (images.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    with torch.no_grad():
+        return student(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float()).numpy()
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "plain.onnx"
+    export_onnx(seeded(Plain), path, **SIZE, metadata={"labels": "a b", "branch": "2"})
+    return path
+
+
+@pytest.mark.parametrize("make", [Plain, Ensemble, Fused, Shuffled])
+def test_logits_equal_eager_torch_for_any_batch(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    student = seeded(make)
+    info = export_onnx(student, tmp_path / "m.onnx", **SIZE)
+    check_onnx(tmp_path / "m.onnx")
+    run = OnnxRunner(tmp_path / "m.onnx", threads=1)
+    assert info.inputs == (("image", "uint8", ("N", 12, 8, 3)),)
+    assert info.outputs == (("logits", "float32", ("N", 10)),)
+    for num in (1, 3, 64):
+        logits, expected = run(raw_images(num)), eager(student, raw_images(num))
+        assert logits.shape == (num, 10)
+        assert np.abs(logits - expected).max() < 1e-4, f"batch {num}"
+
+
+def test_deployed_module_equals_the_graph_in_torch() -> None:
+    student, images = seeded(Plain), raw_images(4)
+    deployed = Deployed(student, mean=MEAN, std=STD)
+    with torch.no_grad():
+        assert np.abs(deployed(torch.from_numpy(images)).numpy() - eager(student, images)).max() < 1e-4
+
+
+def test_graph_has_nothing_to_fold_and_no_gemm(exported: Path, tmp_path: Path) -> None:
+    assert operators(exported) == [
+        *("Cast", "Transpose", "Sub", "Conv", "Relu", "Conv", "Relu", "Add", "GlobalAveragePool", "Conv"),
+        *("Flatten", "Tanh", "Mul"),
+    ]
+    export_onnx(seeded(Fused), tmp_path / "fused.onnx", **SIZE)
+    assert not {"BatchNormalization", "Gemm", "MatMul", "Identity", "Shape", "Gather"} & set(operators(tmp_path / "fused.onnx"))
+
+
+def test_cheap_classifier_comes_before_its_pooling(tmp_path: Path) -> None:
+    wide = nn.Sequential(
+        conv_bn(3, 32), conv_bn(32, 32), conv_bn(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)
+    )
+    export_onnx(wide.eval(), tmp_path / "m.onnx", **SIZE)
+    assert operators(tmp_path / "m.onnx")[-3:] == ["Relu", "Conv", "ReduceMean"]
+
+
+def test_gate_stays_spatial(tmp_path: Path) -> None:
+    export_onnx(seeded(Shuffled), tmp_path / "m.onnx", **SIZE)
+    names = operators(tmp_path / "m.onnx")
+    first = names.index("GlobalAveragePool")
+    assert names[first : first + 5] == ["GlobalAveragePool", "Conv", "Relu", "Conv", "Sigmoid"], names
+
+
+def test_half_precision_runs_and_is_near(tmp_path: Path) -> None:
+    for make in (Plain, Fused, Shuffled):
+        student, images = seeded(make), raw_images(64)
+        info = export_onnx(student, tmp_path / "m.onnx", **SIZE, precision="fp16")
+        check_onnx(tmp_path / "m.onnx")
+        logits = OnnxRunner(tmp_path / "m.onnx")(images)
+        assert info.outputs[0][1] == "float32" and logits.dtype == np.float32
+        expected = eager(student, images)
+        assert np.abs(logits - expected).max() < 2e-3 * np.abs(expected).max() + 1e-3
+        dtypes = {tensor.data_type for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer if tensor.dims[1:]}
+        assert onnx.TensorProto.FLOAT16 in dtypes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_float_input_is_normalised_nchw(precision: Any, tmp_path: Path) -> None:
+    student = seeded(Plain)
+    info = export_onnx(student, tmp_path / "m.onnx", **SIZE, input="float", precision=precision)
+    check_onnx(tmp_path / "m.onnx")
+    assert info.inputs == (("image", "float32", ("N", 3, 12, 8)),)
+    x = np.random.default_rng(0).normal(size=(3, 3, 12, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = student(torch.from_numpy(x)).numpy()
+    assert np.abs(OnnxRunner(tmp_path / "m.onnx")(x) - expected).max() < (1e-4 if precision == "fp32" else 0.05)
+
+
+def test_one_number_makes_the_batch_static(tmp_path: Path) -> None:
+    student = seeded(Plain)
+    info = export_onnx(student, tmp_path / "m.onnx", **SIZE, batch=(3, 3, 3))
+    assert (info.inputs[0][2], info.outputs[0][2]) == ((3, 12, 8, 3), (3, 10))
+    assert np.abs(OnnxRunner(tmp_path / "m.onnx")(raw_images(3)) - eager(student, raw_images(3))).max() < 1e-4
+
+
+def test_file_is_single_and_speaks_only_of_us(exported: Path) -> None:
+    assert [entry.name for entry in exported.parent.iterdir()] == ["plain.onnx"]
+    model = onnx.load(exported)
+    keys = [entry.key for entry in model.metadata_props]
+    assert keys[:2] == ["branch", "labels"] and len(keys) == 3
+    assert describe_onnx(exported).producer == "kdzoo 0.1.0"
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    for foreign in ("torch", "student", Path(__file__).stem, str(Path.cwd())):
+        assert foreign.encode() not in exported.read_bytes(), f"the file names {foreign}"
+
+
+def test_equal_initialisers_are_stored_once(tmp_path: Path) -> None:
+    student = seeded(Ensemble)
+    for branch in student.branches[1:]:  # type: ignore[index, union-attr]
+        branch.load_state_dict(student.branches[0].state_dict())  # type: ignore[index, union-attr]
+    export_onnx(student, tmp_path / "m.onnx", **SIZE)
+    stored = [tensor.raw_data for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer if len(tensor.dims) == 4]
+    assert len(stored) == len(set(stored))
+
+
+def test_same_bytes_again_and_in_another_process_and_folder(exported: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.onnx"
+    export_onnx(seeded(Plain), again, **SIZE, metadata={"branch": "2", "labels": "a b"})
+    assert again.read_bytes() == exported.read_bytes(), "the second export in one process differs"
+    script = (
+        "import importlib.util as u; s = u.spec_from_file_location('t', {file!r}); t = u.module_from_spec(s); "
+        "s.loader.exec_module(t); t.export_onnx(t.seeded(t.Plain), {out!r}, **t.SIZE, metadata=dict(branch='2', labels='a b'))"
+    ).format(file=str(Path(__file__).resolve()), out="other.onnx")
+    import kdzoo
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(kdzoo.__path__[0]).parent), "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert done.stdout == b"", "stdout belongs to JSON"
+    assert (tmp_path / "other.onnx").read_bytes() == exported.read_bytes(), "another process writes other bytes"
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut the checksum", "flip a weight", "flip the end", "text"])
+def test_damaged_file_is_an_integrity_error(damage: str, exported: Path, tmp_path: Path) -> None:
+    data = bytearray(exported.read_bytes())
+    if damage == "flip a weight":
+        data[len(data) // 2] ^= 4
+    if damage == "flip the end":
+        data[-1] ^= 1
+    size = len(seal_onnx(onnx.ModelProto()))
+    lengths = {"cut": len(data) // 2, "cut the checksum": len(data) - size}
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"not a model" if damage == "text" else bytes(data[: lengths.get(damage, len(data))]))
+    with pytest.raises(IntegrityError, match=r"bad\.onnx"):
+        check_onnx(bad)
+
+
+def test_changed_model_can_be_sealed_again(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    model.graph.node[0].name = "first"
+    (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(IntegrityError):
+        check_onnx(tmp_path / "changed.onnx")
+    (tmp_path / "changed.onnx").write_bytes(seal_onnx(model))
+    check_onnx(tmp_path / "changed.onnx")
+
+
+def test_invalid_graph_fails_the_gate(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    model.graph.node[3].op_type = "Convolute"
+    (tmp_path / "invalid.onnx").write_bytes(seal_onnx(model))
+    with pytest.raises(GateFailed, match="checker"):
+        check_onnx(tmp_path / "invalid.onnx")
+
+
+def test_failure_leaves_nothing_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(b"old")
+    with pytest.raises(GateFailed, match="cannot be exported"):
+        export_onnx(Unexportable().eval(), "m.onnx", **SIZE)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError, match="No space left"):
+        export_onnx(seeded(Plain), "m.onnx", **SIZE)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("m.onnx", b"old")]
+
+
+def test_wrong_requests_say_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="opset 7") as error:
+        export_onnx(seeded(Plain), tmp_path / "m.onnx", **SIZE, opset=7)
+    assert "20" in error.value.known
+    with pytest.raises(UsageError, match="training mode"):
+        export_onnx(Plain(), tmp_path / "m.onnx", **SIZE)
+    with pytest.raises(OutputError, match="No such file"):
+        export_onnx(seeded(Plain), tmp_path / "missing" / "m.onnx", **SIZE)
+
+
+def test_unknown_provider_is_an_environment_problem(exported: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="NoSuchProvider") as error:
+        OnnxRunner(exported, providers=("NoSuchProvider",))
+    assert "CPUExecutionProvider" in error.value.known
+
+
+def test_import_needs_no_torch() -> None:
+    import kdzoo
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(kdzoo.__path__[0]).parent)}
+    script = "import sys, kdzoo.export.onnx_graph; sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+def test_tensorrt_rtx_parses_both_precisions(exported: Path, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    export_onnx(seeded(Fused), tmp_path / "fp16.onnx", **SIZE, precision="fp16")
+    for path in (exported, tmp_path / "fp16.onnx"):
+        log = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(log)
+        network = builder.create_network(0)  # a network does not keep its builder alive
+        parser = trt.OnnxParser(network, log)
+        assert parser.parse(path.read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]

@@ -1,0 +1,56 @@
+"""Make a run a bundled entry: half-precision weights, measured again in float32 on the test split, with log, curve and card.
+
+    python tools/bundle.py RUN --data FOLDER          writes model_cards/<entry>/
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from kdzoo.export.card import entry_card
+from kdzoo.train.curve import draw_curve
+from kdzoo.train.evaluate import evaluate
+from kdzoo.train.run import read_log
+from kdzoo.zoo.catalog import CARDS, published_entries
+from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
+from kdzoo.zoo.datasets import find_data, read_split
+from kdzoo.zoo.files import write_bytes, write_json
+from kdzoo.zoo.profile import profile
+from kdzoo.zoo.student import select
+from kdzoo.zoo.target import Target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path)
+    arguments = parser.parse_args()
+
+    trained = Checkpoint.open(arguments.run)
+    manifest = replace(trained.manifest, weights_dtype="float16")
+    data = read_split(find_data(manifest.dataset, arguments.data), "test", manifest.preprocess)
+    folder = CARDS / manifest.entry
+    rounded = save_checkpoint(folder, trained.network(), manifest, data)
+
+    network = rounded.network()
+    metrics = evaluate(network, data, manifest.preprocess, network.targets(), device=torch.device("cpu"), split="test")
+    for target, measured in metrics.items():
+        measured |= asdict(profile(select(network, Target.parse(target)), manifest.preprocess.height, manifest.preprocess.width))
+    manifest = replace(manifest, metrics=metrics)
+    save_checkpoint(folder, network, manifest, data)
+    write_json(folder / "metrics.json", {"schema_version": 1, "entry": manifest.entry, "targets": metrics})
+    shutil.copyfile(arguments.run / "log.jsonl", folder / "log.jsonl")
+    records = read_log(folder / "log.jsonl")
+    draw_curve(records, folder / "curve.png", f"{manifest.entry}: {manifest.epochs} epochs")
+    card = entry_card(manifest, metrics, published_entries().get(manifest.entry, {}))
+    write_bytes(folder / "README.md", card.encode())
+    print(card)
+
+
+if __name__ == "__main__":
+    main()

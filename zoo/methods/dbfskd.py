@@ -1,0 +1,182 @@
+"""Diversified branch fusion for self-knowledge distillation, Long et al., Information Fusion 90 (2023),
+https://doi.org/10.1016/j.inffus.2022.09.007. Implements equations 1-10; parameters and multiply-adds equal table 4.
+
+After every stage but the last hangs an attention down-sample block (ADB) that leads to the shape of the last map: branches
+Br-1..Br-(N-1). Br-N is the backbone. Selective feature fusion (SFF) of all their maps is Br-(N+1); dynamic logits fusion (DLF)
+of the last three branches is the teacher of all.
+
+Readings (the paper leaves them open; each is a field of `Config`):
+1. Temperature 3, no squared temperature in equation 6 (`temperature`, `squared_temperature`).
+2. Diversity loss sums over the map and averages over the batch (`div_reduction="per_sample"`): with the 1/S of equation 7
+   ("eq7") its weight 5e-5 would leave no visible effect, against the ablation of the paper.
+3. DLF reads the detached logits of its inputs, weighs them per sample with two linear layers, and is trained by its own cross
+   entropy; as teacher it is detached. Hidden width = number of classes / 4.
+4. Convolution of SFF: depth-wise 3x3 with BatchNorm and ReLU on the re-weighted maps, then 1x1 to the width of one map.
+5. Channel attention of the ADBs: squeeze by 4 (`attention_reduction`), expansion 1.0 for basic-block ResNets, which the published
+   counts demand; other families: one 1x1 convolution (`attention_reduction=0`), expansion 1.2.
+6. BatchNorm of a down-sampling layer: after its two point-wise convolutions, the placement that reproduces all counts.
+
+Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes, `N` number of fused logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ..backbone import Backbone, kaiming_fan_out
+from ..layers import AxisMean
+from ..losses import cross_entropy, kl_divergence, sum_of
+from ..method import METHODS, Method, Progress
+from ..network import IMAGE, MultiBranch, Outputs
+
+
+class Attention(nn.Module):
+    """Channel and spatial attention, equations 8-10: `B C H W` -> `B C H W`."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        if reduction:
+            narrow = channels // reduction
+            squeeze: nn.Module = nn.Sequential(nn.Conv2d(channels, narrow, 1), nn.ReLU(inplace=True), nn.Conv2d(narrow, channels, 1))
+        else:
+            squeeze = nn.Conv2d(channels, channels, 1)
+        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.Sigmoid())
+        self.spatial = nn.Conv2d(channels, 1, 1)
+        self.mean_over_width, self.mean_over_height = AxisMean("width"), AxisMean("height")
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        map_B1HW = self.spatial(x)
+        rows_B1H1 = torch.sigmoid(self.mean_over_width(map_B1HW))
+        columns_B11W = torch.sigmoid(self.mean_over_height(map_B1HW))
+        return x * self.channel(x) * (rows_B1H1 * columns_B11W)
+
+
+def down_sample(in_channels: int, out_channels: int, expansion: float) -> nn.Sequential:
+    """Halve the resolution: depth-wise 3x3 (stride 2), 1x1 to the hidden width, depth-wise 3x3, 1x1; figure 3."""
+    hidden = int(expansion * in_channels)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, hidden, 1, bias=False),
+        nn.BatchNorm2d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden, bias=False),
+        nn.Conv2d(hidden, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def attention_down_sample(widths: tuple[int, ...], expansion: float, reduction: int) -> nn.Sequential:
+    """ADB: attention on `widths[0]` channels, then one down-sampling layer per further width."""
+    layers = [down_sample(a, b, expansion) for a, b in zip(widths, widths[1:], strict=False)]
+    return nn.Sequential(Attention(widths[0], reduction), *layers)
+
+
+class SelectiveFeatureFusion(nn.Module):
+    """SFF: several `B C H W` -> `B C H W`, by attention over all their channels."""
+
+    def __init__(self, num_maps: int, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        wide = num_maps * channels
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.attention = nn.Sequential(
+            nn.Conv2d(wide, wide // reduction, 1), nn.ReLU(inplace=True), nn.Conv2d(wide // reduction, wide, 1), nn.Sigmoid()
+        )
+        self.mix = nn.Sequential(
+            nn.Conv2d(wide, wide, 3, 1, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+    def forward(self, *maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        x = torch.cat(maps, dim=1)
+        return self.project(self.mix(x * self.attention(self.pool(x))))
+
+
+class DynamicLogitsFusion(nn.Module):
+    """DLF: per-sample convex combination of several `B K`, whose weights two linear layers read off the logits themselves."""
+
+    def __init__(self, num_logits: int, num_classes: int) -> None:
+        super().__init__()
+        hidden = max(num_classes // 4, num_logits)
+        self.weigh = nn.Sequential(
+            nn.Linear(num_logits * num_classes, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, num_logits)
+        )
+
+    def forward(self, *logits: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        stacked_BNK = torch.stack(logits, dim=1).detach()
+        beta_BN1 = torch.softmax(self.weigh(stacked_BNK.flatten(1)), dim=1).unsqueeze(2)
+        return (beta_BN1 * stacked_BNK).sum(dim=1)
+
+
+def diversity(features: list[Float[Tensor, "B C H W"]], reduction: str) -> Float[Tensor, ""]:
+    """Equation 7: minus the squared distance of neighbouring maps; mean over the batch and, with `eq7`, over the map too."""
+    batch, per_map = features[0].shape[0], features[0][0].numel()
+    squared = sum_of((a - b).square().sum() for a, b in zip(features, features[1:], strict=False))
+    return -squared / (batch * per_map if reduction == "eq7" else batch)
+
+
+@METHODS.register("dbfskd")
+class DBFSKD(Method):
+    """DBFSKD."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Defaults of the paper for basic-block ResNets.
+
+        Attributes:
+            gamma: weight of the distillation from DLF. alpha: weight of the diversity loss.
+            expansion: e, hidden width of a down-sampling layer over its input. attention_reduction: 0 = no squeeze.
+            temperature, squared_temperature, div_reduction: readings 1 and 2 (`per_sample` or `eq7`).
+        """
+
+        gamma: float = 1.5
+        alpha: float = 5e-5
+        expansion: float = 1.0
+        attention_reduction: int = 4
+        temperature: float = 3.0
+        squared_temperature: bool = False
+        div_reduction: str = "per_sample"
+
+        def __post_init__(self) -> None:
+            if self.div_reduction not in ("per_sample", "eq7"):
+                raise UsageError(f"div_reduction cannot be '{self.div_reduction}'", known=["per_sample", "eq7"])
+
+    def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
+        config, widths, stages = self.config, backbone.widths, len(backbone.depths)
+        network = MultiBranch()
+        value, maps = network.add("stem", backbone.stem(), IMAGE), []
+        for j in range(stages):
+            value = network.add(f"stage{j + 1}", backbone.stage(j, backbone.depths[j]), value)
+            maps.append(value)
+        for j in range(stages - 1):
+            adb = attention_down_sample(widths[j:], config.expansion, config.attention_reduction)
+            maps[j] = network.add(f"adb{j + 1}", adb, maps[j])
+        for features in maps:
+            network.add_branch(features, backbone.classifier(num_classes))
+        network.target_branch = stages
+
+        sff = network.add("sff", SelectiveFeatureFusion(stages, widths[-1]), *maps)
+        network.fused = network.add_branch(sff, backbone.classifier(num_classes)).logits
+        last_three = [branch.logits for branch in network.branches[-3:]]
+        network.extras["dlf"] = network.add("dlf", DynamicLogitsFusion(3, num_classes), *last_three)
+        kaiming_fan_out(network)
+        return network
+
+    def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:
+        config = self.config
+        ensemble = outputs.extras["dlf"]
+        teacher = ensemble.detach()
+        distilled = sum_of(
+            kl_divergence(z, teacher, config.temperature, squared=config.squared_temperature) for z in outputs.logits
+        )
+        return {
+            "ce": sum_of(cross_entropy(z, y) for z in outputs.logits),
+            "kl": config.gamma * distilled,
+            "div": config.alpha * diversity(outputs.features[:-1], config.div_reduction),
+            "ce_dlf": cross_entropy(ensemble, y),
+        }
