@@ -23,7 +23,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p kdzoo
-	$(BIN)/lint-imports
+	PYTHONPATH=.types $(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo

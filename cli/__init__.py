@@ -44,9 +44,7 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         from ..errors import UnknownName
 
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
@@ -73,10 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code of the design: 0 ok, 2 usage, 3 gate, 4 environment, 5 hub, 6 integrity."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        group.main(arguments, prog_name="kdzoo", standalone_mode=False)
-    except click.exceptions.Exit as ending:
-        sys.exit(ending.exit_code)
+        # Outside standalone mode click gives the code of an `Exit` back instead of raising it.
+        code = group.main(arguments or ["--help"], prog_name="kdzoo", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         from .messages import report
 
         sys.exit(report(error, as_json="--json" in arguments, verbose="-v" in arguments or "--verbose" in arguments))
+    if code:
+        sys.exit(code)

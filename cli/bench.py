@@ -41,9 +41,17 @@ def bench(console: Console, package: str, batches: tuple[int, ...], threads: int
             chunk = np.ascontiguousarray(inputs[np.arange(size) % len(inputs)])
             result = measure_latency(lambda run=runner, x=chunk: run(x), size, seconds=seconds)  # type: ignore[misc]
             results.append({"file": artifact.path, **asdict(result)})
-    document = {"package": str(opened.folder), "host": host_description(), "threads": threads, "results": results, "not_run": not_run}
+    document = {
+        "package": str(opened.folder),
+        "host": host_description(),
+        "threads": threads,
+        "results": results,
+        "not_run": not_run,
+    }
     header = ("file", "batch", "calls", "p50 ms", "p90 ms", "p99 ms", "images/s")
-    rows = [(r["file"], r["batch"], r["calls"], r["p50_ms"], r["p90_ms"], r["p99_ms"], f"{r['images_per_s']:,.0f}") for r in results]
+    rows = [
+        (r["file"], r["batch"], r["calls"], r["p50_ms"], r["p90_ms"], r["p99_ms"], f"{r['images_per_s']:,.0f}") for r in results
+    ]
     lines = [f"{path}: {why}" for path, why in not_run.items()]
     console.result(document, lambda: "\n".join([table(header, rows), *lines, f"on {document['host']}"]))
 

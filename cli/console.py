@@ -54,7 +54,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.replace(",", "").replace(".", "").replace("-", "").replace("+", "").replace("%", "").strip().isdigit()
+    return (
+        text in ("", "-")
+        or text.replace(",", "").replace(".", "").replace("-", "").replace("+", "").replace("%", "").strip().isdigit()
+    )
 
 
 def verb(*parameters: Callable[[Any], Any]) -> Callable[[Callable[..., None]], click.Command]:

@@ -14,8 +14,13 @@ def doctor(console: Console) -> None:
 
     findings = examine()
     problems = [f for f in findings if f.state == "problem"]
-    rows = [(f.subject, f.state, f.detail + (f" -> {f.hint}" if f.hint else "")) for f in findings]
-    console.result({"findings": [asdict(f) for f in findings], "problems": len(problems)}, lambda: table(("subject", "state", "detail"), rows))
+    rows = []
+    for f in findings:
+        rows += [(f.subject, f.state, f.detail), *([("", "", f"-> {f.hint}")] if f.hint else [])]
+    console.result(
+        {"findings": [asdict(f) for f in findings], "problems": len(problems)},
+        lambda: table(("subject", "state", "detail"), rows),
+    )
     if problems:
         raise click.exceptions.Exit(4)
 

@@ -23,27 +23,37 @@ def eval_(console: Console, source: str | None, branches: tuple[str, ...], data:
 
     found = resolve(source, console.say)
     if isinstance(found, Package):
+        from ..errors import UsageError
         from ..export.verify import verify_package
 
+        if branches:
+            raise UsageError(
+                f"{found.folder} is a package: it holds branch {found.document['target']} only", hint="leave --branch out"
+            )
         path = find_data(found.document["dataset"], data)
         metrics = {n: a["accuracy"] for n, a in verify_package(found, path)["artifacts"].items() if "accuracy" in a}
     else:
         import torch
 
+        from ..export.measure import check_classes
         from ..train.evaluate import evaluate
-        from ..zoo.target import Target
 
         manifest = found.manifest
-        split = read_split(find_data(manifest.dataset, data), "test", manifest.preprocess)
+        path = find_data(manifest.dataset, data)
+        split = read_split(path, "test", manifest.preprocess)
+        check_classes(split, manifest.classes, path)
         place = torch.device(options.pick_device(device))
         network = found.network().to(place)
-        wanted = [str(Target.parse(b)) for b in branches if b != "all"] or list(network.targets())
+        wanted = [str(target) for target in options.expand(branches or ("all",), network.targets)]
         metrics = evaluate(network, split, manifest.preprocess, wanted, device=place, split="test")
     console.result(metrics, lambda: accuracy_table(metrics))
 
 
 def accuracy_table(metrics: dict[str, dict[str, Any]]) -> str:
-    rows = [(name, f"{m['top1']:.2f}", f"{m['top5']:.2f}" if m.get("top5") is not None else "-", f"{m['n']:,}") for name, m in metrics.items()]
+    rows = [
+        (name, f"{m['top1']:.2f}", f"{m['top5']:.2f}" if m.get("top5") is not None else "-", f"{m['n']:,}")
+        for name, m in metrics.items()
+    ]
     return table(("target", "top-1 %", "top-5 %", "n"), rows)
 
 

@@ -14,12 +14,27 @@ if TYPE_CHECKING:
 
 @verb(
     options.source,
-    click.option("--branch", "-b", "branches", multiple=True, default=("target",), help="target, 1..N, fused, ensemble, 1+2+3, all. Repeats."),
+    click.option(
+        "--branch",
+        "-b",
+        "branches",
+        multiple=True,
+        default=("target",),
+        help="target, 1..N, fused, ensemble, 1+2+3, all. Repeats.",
+    ),
     click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
     click.option("--precision", "-p", "precisions", multiple=True, default=("fp32",), help="fp32, fp16. Repeats."),
-    click.option("--compute-capability", "-c", "capabilities", multiple=True, help="GPUs of trt-rtx engines, e.g. 8.6. Repeats. [8.6 12.0]"),
+    click.option(
+        "--compute-capability",
+        "-c",
+        "capabilities",
+        multiple=True,
+        help="GPUs of trt-rtx engines, e.g. 8.6. Repeats. [8.6 12.0]",
+    ),
     click.option("--batch", default="1:8:64", show_default=True, help="MIN:OPT:MAX, or one number for a fixed batch."),
-    click.option("--input", "input_kind", default="uint8", show_default=True, help="uint8 (N H W C, raw) or float (N C H W, normalised)."),
+    click.option(
+        "--input", "input_kind", default="uint8", show_default=True, help="uint8 (N H W C, raw) or float (N C H W, normalised)."
+    ),
     click.option("--opset", type=int, help="Opset of the ONNX."),
     click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the package. [<entry>-<target>]"),
     click.option("--force", is_flag=True, help="Replace a folder that is not empty."),
@@ -34,7 +49,8 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     from ..export.source import resolve_checkpoint
     from ..zoo.target import Target
 
-    targets = [Target.parse(text) for text in settings["branches"]]
+    for text in settings["branches"]:
+        Target.parse(text)  # a misspelt branch is told before anything is read
     choices = ExportOptions(
         precisions=tuple(dict.fromkeys(settings["precisions"])),
         batch=Batch.parse(settings["batch"]),
@@ -43,15 +59,17 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
         capabilities=settings["capabilities"] or DEFAULT_CAPABILITIES,
     )
     checkpoint = resolve_checkpoint(source, console.say)
-    if any(target.word == "all" for target in targets):
-        targets = [Target.parse(text) for text in checkpoint.targets()]
+    targets = options.expand(settings["branches"], checkpoint.targets)
     output: Path | None = settings["output"]
     packages = []
     for target in targets:
         folder = output / f"{checkpoint.manifest.entry}-{target}" if output and len(targets) > 1 else output
         packages.append(export_one(console, checkpoint, target, choices, folder, settings))
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
-    console.result(documents if len(documents) > 1 else documents[0], lambda: "\n\n".join(f"{p.folder}\n{artifact_table(p)}" for p in packages))
+    console.result(
+        documents if len(documents) > 1 else documents[0],
+        lambda: "\n\n".join(f"{p.folder}\n{artifact_table(p)}" for p in packages),
+    )
     console.hint(f"kdzoo verify {packages[0].folder}")
 
 

@@ -17,7 +17,10 @@ def info(console: Console, source: str | None) -> None:
     if entry is not None:
         from dataclasses import asdict
 
-        console.result(asdict(entry), lambda: f"{entry.name}: no weights bundled\n{entry.paper}\npublished ({entry.source}): {entry.published}")
+        console.result(
+            asdict(entry),
+            lambda: f"{entry.name}: no weights bundled\n{entry.paper}\npublished ({entry.source}): {entry.published}",
+        )
         console.hint(f"kdzoo train {entry.name}")
         return
     found = resolve(source, console.say)
@@ -43,7 +46,14 @@ def heading(document: dict[str, Any]) -> str:
 def target_table(metrics: dict[str, dict[str, Any]]) -> str:
     """Targets with their counts and accuracy."""
     rows = [
-        (target, f"{m['params']:,}", f"{m['macs'] / 1e6:.2f}", f"{m['top1']:.2f}", f"{m['top5']:.2f}" if "top5" in m else "-", f"{m['n']:,}")
+        (
+            target,
+            f"{m['params']:,}",
+            f"{m['macs'] / 1e6:.2f}",
+            f"{m['top1']:.2f}",
+            f"{m['top5']:.2f}" if "top5" in m else "-",
+            f"{m['n']:,}",
+        )
         for target, m in metrics.items()
     ]
     return table(("target", "parameters", "M MACs", "top-1 %", "top-5 %", "n"), rows)

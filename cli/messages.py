@@ -17,10 +17,16 @@ def sentence(error: KdzooError) -> str:
     if isinstance(error, UnknownName) and error.suggestion:
         text += f"; did you mean '{error.suggestion}'?"
     if error.known:
-        text += f" Known: {', '.join(error.known)}." if text.endswith("?") else f". Known: {', '.join(error.known)}."
-    if error.hint:
-        text += f" Next: {error.hint}" if text.endswith((".", "?")) else f". Next: {error.hint}"
-    return text
+        text = f"{ended(text)} Known: {', '.join(error.known)}."
+    return with_next(text, error.hint)
+
+
+def ended(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def with_next(text: str, step: str) -> str:
+    return f"{ended(text)} Next: {step}" if step else text
 
 
 def report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
@@ -31,7 +37,8 @@ def report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
     elif isinstance(error, click.ClickException):
         text, code = error.format_message(), 2
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            text += f" Next: {error.ctx.command_path} --help"
+            hint = f"{error.ctx.command_path} --help"
+            text = with_next(text, hint)
     elif isinstance(error, (KeyboardInterrupt, click.Abort)):
         text, code = "interrupted", 130
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -44,6 +51,7 @@ def report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
         import traceback
 
         traceback.print_exception(error, file=sys.stderr)
+    text = " ".join(text.split())  # onnxruntime and the exporter speak in paragraphs
     click.echo(f"kdzoo: {text}", err=True)
     if as_json:
         document = {"type": kind, "message": text, "known": known, "hint": hint, "exit_code": code}

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-data = click.option("--data", type=click.Path(path_type=Path), help="Images: a folder with cifar-100-python/, an .npz, or class folders.")
+if TYPE_CHECKING:
+    from ..zoo.target import Target
+
+data = click.option(
+    "--data", type=click.Path(path_type=Path), help="Images: a folder with cifar-100-python/, an .npz, or class folders."
+)
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 source = click.argument("source", required=False)
+
+
+def expand(branches: Sequence[str], targets: Callable[[], Iterable[str]]) -> list[Target]:
+    """The parsed targets, each once; `all` stands for those that `targets` gives."""
+    from ..zoo.target import Target
+
+    parsed = [Target.parse(text) for text in branches]
+    known = [Target.parse(text) for text in targets()] if any(target.word == "all" for target in parsed) else []
+    return list(dict.fromkeys(t for target in parsed for t in (known if target.word == "all" else [target])))
 
 
 def pick_device(name: str) -> str:

@@ -11,21 +11,30 @@ from .console import Console, table, verb
 @verb(
     click.argument("source"),
     click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path)),
-    click.option("--branch", "-b", default="target", show_default=True, help="Target of a checkpoint; a package has one."),
+    click.option("--branch", "-b", help="Target of a checkpoint; a package has one. [target]"),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."),
 )
-def predict(console: Console, source: str, images: tuple[Path, ...], branch: str, top: int) -> None:
+def predict(console: Console, source: str, images: tuple[Path, ...], branch: str | None, top: int) -> None:
     """Classify images."""
     import numpy as np
 
-    from ..export.package import Package
+    from ..errors import UsageError
+    from ..export.package import LABELS, PREPROCESS, Package
     from ..export.source import resolve
+    from ..zoo.checkpoint import check_file
 
     found = resolve(source, console.say)
+    if isinstance(found, Package):
+        if branch not in (None, found.document["target"]):
+            raise UsageError(
+                f"{found.folder} is a package: it holds branch {found.document['target']} only", hint="leave --branch out"
+            )
+        for name in (PREPROCESS, LABELS):
+            check_file(found.folder / name, found.document["files"].get(name))
     preprocess = found.preprocess if isinstance(found, Package) else found.manifest.preprocess
     labels = found.labels if isinstance(found, Package) else list(found.manifest.classes)
     pixels = np.stack([preprocess.read(path) for path in images])
-    logits = package_logits(found, pixels) if isinstance(found, Package) else checkpoint_logits(found, branch, pixels)
+    logits = package_logits(found, pixels) if isinstance(found, Package) else checkpoint_logits(found, branch or "target", pixels)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     results: list[dict[str, Any]] = []
@@ -33,7 +42,9 @@ def predict(console: Console, source: str, images: tuple[Path, ...], branch: str
         best = np.argsort(-row)[:top]
         classes = [{"class": labels[i], "index": int(i), "probability": round(float(row[i]), 6)} for i in best]
         results.append({"image": str(path), "classes": classes})
-    rows = [(r["image"] if i == 0 else "", c["class"], f"{c['probability']:.4f}") for r in results for i, c in enumerate(r["classes"])]
+    rows = [
+        (r["image"] if i == 0 else "", c["class"], f"{c['probability']:.4f}") for r in results for i, c in enumerate(r["classes"])
+    ]
     console.result(results, lambda: table(("image", "class", "probability"), rows))
 
 
@@ -46,7 +57,7 @@ def package_logits(package: Any, pixels: Any) -> Any:
 
     artifact = package.artifact("onnx")
     path = package.folder / artifact.path
-    check_file(path, package.document["files"][artifact.path])
+    check_file(path, package.document["files"].get(artifact.path))
     inputs = as_input(pixels, package.preprocess, package.document["options"]["input"])
     return run_over(OnnxRunner(path), inputs, artifact.batch[2], fixed=artifact.batch[0] == artifact.batch[2])
 

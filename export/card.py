@@ -26,9 +26,7 @@ def front_matter(entry: str, dataset: str, tags: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def package_card(
-    document: dict[str, Any], metrics: dict[str, Any], artifacts: Sequence[Artifact], labels: Sequence[str]
-) -> str:
+def package_card(document: dict[str, Any], metrics: dict[str, Any], artifacts: Sequence[Artifact], labels: Sequence[str]) -> str:
     """README of a package, out of its manifest and its metrics."""
     name = f"{document['entry']}-{document['target']}"
     student, reference, trained = metrics["student"], metrics["reference"], metrics["checkpoint"]
@@ -47,7 +45,14 @@ def package_card(
         _evidence(document, reference, trained),
     ]
     latencies = [
-        (a.path, str(row["batch"]), f"{row['p50_ms']:.2f}", f"{row['p90_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['images_per_s']:,.0f}")
+        (
+            a.path,
+            str(row["batch"]),
+            f"{row['p50_ms']:.2f}",
+            f"{row['p90_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            f"{row['images_per_s']:,.0f}",
+        )
         for a in artifacts
         for row in metrics["artifacts"].get(a.path, {}).get("latency", [])
     ]

@@ -13,7 +13,18 @@ from ..zoo.manifest import host_description, library_versions
 from .engine_sidecar import gpu_compute_capability
 from .format import FORMATS, ExportOptions
 
-CORE = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors", "huggingface_hub", "numpy", "pillow", "PyYAML")
+CORE = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "pillow",
+    "PyYAML",
+)
 OPTIONAL = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt", "matplotlib": "plot"}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..zoo.files import sha256
+from .engine_sidecar import write_sidecar
 from .format import Job
 from .formats.onnx import onnx_name
-from .engine_sidecar import write_sidecar
 from .package import Artifact
 from .tensorrt_build import EngineRequest, Runtime, build_engine
 
@@ -31,5 +31,10 @@ def emit_engine(job: Job, precision: str, runtime: Runtime, capability: str) -> 
         runtime=runtime,
         runtime_version=info.runtime_version,
         compute_capability=capability,
-        details={"sidecar": sidecar.name, "sidecar_sha256": sha256(sidecar), "from": onnx_name(precision), "reproducible": info.reproducible},
+        details={
+            "sidecar": sidecar.name,
+            "sidecar_sha256": sha256(sidecar),
+            "from": onnx_name(precision),
+            "reproducible": info.reproducible,
+        },
     )

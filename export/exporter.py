@@ -20,7 +20,7 @@ from ..zoo.manifest import git_commit, library_versions
 from ..zoo.target import Target
 from .card import package_card
 from .format import FORMATS, PRECISIONS, ExportOptions, Format, Job
-from .measure import measure_package
+from .measure import check_classes, measure_package
 from .package import (
     CARD,
     CONFIG,
@@ -33,6 +33,7 @@ from .package import (
     Package,
     write_manifest,
 )
+from .parity import TOLERANCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,11 @@ class Gates:
                 f"{artifact.path} agrees with torch on {100 * parity['agreement']:.3f} % of {parity['n']} images, "
                 f"the gate is {100 * self.min_agreement[precision]:.3f} %",
                 hint="--min-agreement moves the gate",
+            )
+        if parity["max_abs_diff"] > TOLERANCE[precision]:
+            raise GateFailed(
+                f"{artifact.path} gives logits that differ from torch by up to {parity['max_abs_diff']:.3g}, "
+                f"at most {TOLERANCE[precision]} is right for {precision}"
             )
         accuracy = measured.get("accuracy")
         if accuracy is not None and reference_top1 is not None:
@@ -118,8 +124,7 @@ def export(
         raise UnknownName("input", options.input, ["uint8", "float"])
     makers = resolve_formats(formats, options, say)
     folder = output or Path(f"{manifest.entry}-{target}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-        raise OutputError(f"{folder} is not empty", hint="name another folder with --output, or replace it with --force")
+    check_output(folder, checkpoint.folder, force)
 
     student, kept, dropped = cut(checkpoint, target)
     images, evaluation = evidence(checkpoint, data, say)
@@ -130,7 +135,11 @@ def export(
         "method": manifest.method,
         "backbone": manifest.backbone,
         "dataset": manifest.dataset,
-        "source": {"weights_sha256": manifest.files[WEIGHTS]["sha256"], "epochs": manifest.epochs, "name": checkpoint.folder.name},
+        "source": {
+            "weights_sha256": manifest.files[WEIGHTS]["sha256"],
+            "epochs": manifest.epochs,
+            "name": checkpoint.folder.name,
+        },
         "tensors": {"kept": kept, "dropped": dropped},
         "options": options_used,
         "verified": verify,
@@ -162,11 +171,28 @@ def export(
         metrics = measured.document(manifest, target)
         write_json(part / METRICS, metrics)
         provenance = {"git_commit": git_commit(), "versions": library_versions(*LIBRARIES), "training": manifest.provenance}
-        document = {**description, "gates": {"max_drop": gates.max_drop, "min_agreement": gates.min_agreement}, "provenance": provenance}
+        document = {
+            **description,
+            "gates": {"max_drop": gates.max_drop, "min_agreement": gates.min_agreement},
+            "provenance": provenance,
+        }
         card = package_card(document, metrics, artifacts, list(manifest.classes))
         write_bytes(part / CARD, card.encode())
         write_manifest(part, {**document, "files": describe_files(part)}, artifacts)
     return Package.open(folder)
+
+
+def check_output(folder: Path, source: Path, force: bool) -> None:
+    """Raises `OutputError` where a new package may not take the place of what stands at `folder`."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file", hint="name a folder with --output")
+    for kept, what in ((Path.cwd(), "the folder you are in"), (source, "the checkpoint")):
+        if kept.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{folder} is or holds {what} and cannot be replaced", hint="name another folder with --output")
+    if any(folder.iterdir()) and not force:
+        raise OutputError(f"{folder} is not empty", hint="name another folder with --output, or replace it with --force")
 
 
 def resolve_formats(names: tuple[str, ...], options: ExportOptions, say: Say) -> list[Format]:
@@ -196,9 +222,7 @@ def cut(checkpoint: Checkpoint, target: Target) -> tuple[Student, list[str], lis
     return student, kept, dropped
 
 
-def evidence(
-    checkpoint: Checkpoint, data: Path | None, say: Say
-) -> tuple[NDArray[np.uint8], LabelledImages | None]:
+def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[NDArray[np.uint8], LabelledImages | None]:
     """Real images to compare on, and the labelled test split where it is at hand.
 
     Raises:
@@ -217,8 +241,7 @@ def evidence(
         )
         return samples.images, None
     split = read_split(path, "test", manifest.preprocess)
-    if split.classes != manifest.classes:
-        raise DataError(f"the classes of {path} are not those that the network was trained on", known=[*manifest.classes[:5], "..."])
+    check_classes(split, manifest.classes, path)
     return split.images, split
 
 
@@ -249,8 +272,9 @@ def load_student(package: Package) -> Student:
     from ..zoo.method import METHODS
     from ..zoo.student import select
 
+    for name in (CONFIG, WEIGHTS):
+        check_file(package.folder / name, package.document["files"].get(name))
     config = read_json(package.folder / CONFIG)
-    check_file(package.folder / WEIGHTS, package.document["files"][WEIGHTS])
     with torch.device("meta"):
         method = METHODS.get(config["method"]).from_mapping(config["method_config"])
         network = method.build(BACKBONES.get(config["backbone"])(), config["num_classes"])
@@ -268,7 +292,3 @@ def write_golden(folder: Path, student: Student, images: NDArray[np.uint8], prep
     (folder / GOLDEN_INPUTS).parent.mkdir()
     np.savez(folder / GOLDEN_INPUTS, image=images)
     np.savez(folder / GOLDEN_EXPECTED, logits=torch_logits(student, preprocess, images))
-
-
-
-

@@ -40,7 +40,9 @@ class Batch:
         if len(numbers) == 1:
             numbers *= 3
         if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-            raise UsageError(f"batch '{text}' is not MIN:OPT:MAX", hint="for example --batch 1:8:64, or --batch 1 for a fixed batch")
+            raise UsageError(
+                f"batch '{text}' is not MIN:OPT:MAX", hint="for example --batch 1:8:64, or --batch 1 for a fixed batch"
+            )
         return cls(*numbers)
 
     @property

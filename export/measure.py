@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EnvironmentProblem, GateFailed
+from ..errors import DataError, EnvironmentProblem, GateFailed
 from ..zoo.manifest import Manifest, host_description
 from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
@@ -58,9 +58,7 @@ class Measurement:
         }
 
 
-def torch_logits(
-    student: Student, preprocess: Preprocess, images: NDArray[np.uint8], batch: int = 500
-) -> NDArray[np.float32]:
+def torch_logits(student: Student, preprocess: Preprocess, images: NDArray[np.uint8], batch: int = 500) -> NDArray[np.float32]:
     """Logits `N K` of raw images `N H W C` by torch in float32: the reference of all parity."""
     import numpy as np
     import torch
@@ -71,6 +69,16 @@ def torch_logits(
     with torch.inference_mode():
         parts = [deployed(torch.from_numpy(images[i : i + batch])).numpy() for i in range(0, len(images), batch)]
     return np.concatenate(parts)
+
+
+def check_classes(split: LabelledImages, classes: Sequence[str], path: Path) -> None:
+    """Raises `DataError` where the images at `path` have other classes than the network."""
+    if split.classes != tuple(classes):
+        raise DataError(
+            f"{path} has {len(split.classes)} classes ({', '.join(split.classes[:3])}, ...), "
+            f"the network {len(classes)} ({', '.join(classes[:3])}, ...)",
+            hint="give the data set that it was trained on; an .npz names its classes in the array 'classes'",
+        )
 
 
 def as_input(images: NDArray[np.uint8], preprocess: Preprocess, kind: str) -> NDArray[Any]:

@@ -114,7 +114,7 @@ def describe_onnx(path: str | os.PathLike[str]) -> OnnxInfo:
 def check_onnx(path: str | os.PathLike[str]) -> None:
     """The checksum, the full checker with shape inference, a load in onnxruntime."""
     import onnx
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     model = _parse(path, _read(path))
     try:
@@ -270,7 +270,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 def _parse(path: str | os.PathLike[str], data: bytes) -> onnx.ModelProto:
     """A whole and unchanged file, or IntegrityError. Files of other producers carry no checksum; they only have to parse."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model_from_string(data)

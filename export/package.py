@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST, METRICS, PREPROCESS, LABELS, CARD = "manifest.json", "metrics.json", "preprocess.json", "labels.txt", "README.md"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("entry", "target", "method", "backbone", "dataset"), str),
+    **dict.fromkeys(("source", "tensors", "options", "gates", "provenance", "files"), dict),
+    "artifacts": list,
+    "verified": bool,
+}
 GOLDEN_INPUTS, GOLDEN_EXPECTED = "golden/inputs.npz", "golden/expected.npz"
 
 
@@ -47,10 +53,14 @@ class Artifact:
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Artifact:
-        values = {f.name: document[f.name] for f in fields(cls)}
-        for name in ("input", "output"):
-            values[name] = TensorSpec.from_dict(values[name])
-        return cls(**{**values, "batch": tuple(values["batch"])})
+        """Raises `IntegrityError` where a field is missing or wrong."""
+        try:
+            values = {f.name: document[f.name] for f in fields(cls)}
+            for name in ("input", "output"):
+                values[name] = TensorSpec.from_dict(values[name])
+            return cls(**{**values, "batch": tuple(values["batch"])})
+        except (KeyError, TypeError) as error:
+            raise IntegrityError(f"a manifest describes an artifact without {error}", hint="export again") from None
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Package:
         """Whether `folder` holds the manifest of a package (and not of a checkpoint)."""
         recover(folder)
         path = folder / MANIFEST
-        return path.is_file() and read_json(path).get("kind") == "package"
+        document = read_json(path) if path.is_file() else None
+        return isinstance(document, dict) and document.get("kind") == "package"
 
     @classmethod
     def open(cls, folder: Path) -> Package:
@@ -76,6 +87,12 @@ class Package:
         document = read_json(folder / MANIFEST, SCHEMA_VERSION)
         if document.get("kind") != "package":
             raise UsageError(f"{folder} is a {document.get('kind')}, not a package", hint="kdzoo export makes a package of it")
+        wrong = [name for name, kind in KINDS.items() if not isinstance(document.get(name), kind)]
+        if wrong:
+            raise IntegrityError(
+                f"{folder / MANIFEST} is not the manifest of a package: {', '.join(wrong)} cannot be what it says",
+                hint="export again",
+            )
         return cls(folder, document)
 
     @property

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+# The largest |logit difference| from torch that an export may have, and that `verify` allows on the golden images.
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray

@@ -41,7 +41,9 @@ def resolve(source: str | None, say: Callable[[str], None]) -> Checkpoint | Pack
         return Package.open(folder) if Package.is_package(folder) else Checkpoint.open(folder)
     known = {entry.name: entry for entry in entries()}
     if source not in known:
-        raise UnknownName("source", source, list(known), hint="a source is a run, checkpoint or package folder, or an entry (kdzoo ls)")
+        raise UnknownName(
+            "source", source, list(known), hint="a source is a run, checkpoint or package folder, or an entry (kdzoo ls)"
+        )
     bundled = known[source].folder
     if bundled is None:
         raise UsageError(f"no weights of {source} are bundled yet", hint=f"train them: kdzoo train {source}")
@@ -52,7 +54,9 @@ def resolve_checkpoint(source: str | None, say: Callable[[str], None]) -> Checkp
     """As `resolve`; raises `UsageError` where the source is a package, which holds one target only."""
     found = resolve(source, say)
     if isinstance(found, Package):
-        raise UsageError(f"{found.folder} is a package, which holds one target only", hint="give the run or entry that it was cut from")
+        raise UsageError(
+            f"{found.folder} is a package, which holds one target only", hint="give the run or entry that it was cut from"
+        )
     return found
 
 

@@ -187,9 +187,7 @@ def _fixed_addresses() -> Iterator[bool]:
             personality(before)
 
 
-def _build(
-    onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, int, int] | None
-) -> tuple[dict[str, Any], bytes]:
+def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, int, int] | None) -> tuple[dict[str, Any], bytes]:
     """Parse, and build unless `batch` is None. `tensorrt` and `tensorrt_rtx` have the same Python API here."""
     try:
         trt: Any = import_module(runtime)

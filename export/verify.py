@@ -8,12 +8,10 @@ from typing import Any
 
 from ..errors import DataError, GateFailed
 from ..zoo.datasets import find_data, read_split
-from .measure import as_input, why_not_run
+from .measure import as_input, check_classes, why_not_run
 from .onnx_graph import OnnxRunner, check_onnx
 from .package import Artifact, Package
-from .parity import compare, measure_accuracy, run_over
-
-GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}
+from .parity import TOLERANCE, compare, measure_accuracy, run_over
 
 
 def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]:
@@ -33,6 +31,7 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
         split = None
     else:
         split = read_split(path, "test", package.preprocess)
+        check_classes(split, package.labels, path)
     kind = package.document["options"]["input"]
     found: dict[str, Any] = {}
     for artifact in package.artifacts:
@@ -44,7 +43,7 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
         runner, batch = OnnxRunner(file), artifact.batch[2]
         fixed = artifact.batch[0] == artifact.batch[2]
         parity = compare(run_over(runner, as_input(images, package.preprocess, kind), batch, fixed=fixed), expected)
-        if parity.max_abs_diff is None or parity.max_abs_diff > GOLDEN_TOLERANCE[artifact.precision]:
+        if parity.max_abs_diff is None or parity.max_abs_diff > TOLERANCE[artifact.precision]:
             raise GateFailed(
                 f"{file} does not give the golden logits: the largest difference is {parity.max_abs_diff}",
                 hint="the runtime of this machine computes something else; compare `kdzoo doctor` with the card",

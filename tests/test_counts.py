@@ -43,7 +43,9 @@ AHBF_MACS = [
 
 
 @pytest.mark.parametrize(("backbone", "num_classes", "config", "branches", "whole"), AHBF)
-def test_ahbf_parameters(backbone: str, num_classes: int, config: dict[str, Any], branches: tuple[int, ...], whole: int) -> None:
+def test_ahbf_parameters(
+    backbone: str, num_classes: int, config: dict[str, Any], branches: tuple[int, ...], whole: int
+) -> None:
     net = network("ahbf", backbone, num_classes, **config)
     found = tuple(sum(p.numel() for p in select(net, Target.parse(str(b))).parameters()) for b in (1, 2, 3, 4))
     assert found == branches, "blocks of a branch: see the docstring of methods/ahbf.py, deviations 5 and 6"
@@ -127,7 +129,9 @@ def test_plain_multiply_adds_are_half_the_flops_that_pytorch_counts(method: str,
 
 
 def test_counting_leaves_the_network_alone() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
     found = profile(net, 6, 5)
     assert found == Profile(params=112 + 8 + 10, macs=4 * 3 * 27 * 4 + 8, macs_dbfskd=12 * 28 * 4 + 2 * 48 + 13 * 4 + 8)
     assert net.training and not any(layer._forward_hooks for layer in net.modules()) and net[0].weight.device.type == "cpu"

@@ -94,7 +94,9 @@ def depthwise3x3(conv: nn.Conv2d, x: Tensor, stride: int) -> Tensor:
     padded = torch.zeros(b, c, h + 2, w + 2, dtype=x.dtype)
     padded[:, :, 1:-1, 1:-1] = x
     taps = [
-        conv.weight[:, 0, i, j, None, None] * padded[:, :, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)
+        conv.weight[:, 0, i, j, None, None] * padded[:, :, i : i + h : stride, j : j + w : stride]
+        for i in range(3)
+        for j in range(3)
     ]
     return sum(taps[1:], start=taps[0])
 

@@ -103,7 +103,9 @@ def test_the_header_tells_version_length_and_capability(built: tuple[engine_side
 
 
 @needs_rtx
-def test_a_sidecar_comes_back_as_it_was_and_holds_no_time(tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path]) -> None:
+def test_a_sidecar_comes_back_as_it_was_and_holds_no_time(
+    tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path]
+) -> None:
     info, sidecar, _ = built
     assert engine_sidecar.read_sidecar(sidecar) == replace(info, build_seconds=None)
     engine_sidecar.write_sidecar(replace(info, build_seconds=123.0), tmp_path / "again.json")
@@ -119,7 +121,9 @@ def test_a_broken_sidecar_is_an_integrity_error(tmp_path: Path, content: str) ->
 
 @needs_rtx
 @pytest.mark.parametrize("offset", [0, 24, 5000, -1])
-def test_preflight_sees_a_flipped_byte(tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path], offset: int) -> None:
+def test_preflight_sees_a_flipped_byte(
+    tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path], offset: int
+) -> None:
     _, sidecar, engine = built
     content = bytearray(engine.read_bytes())
     content[offset] ^= 1
@@ -129,7 +133,9 @@ def test_preflight_sees_a_flipped_byte(tmp_path: Path, built: tuple[engine_sidec
 
 
 @needs_rtx
-def test_preflight_sees_a_truncated_and_a_missing_engine(tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path]) -> None:
+def test_preflight_sees_a_truncated_and_a_missing_engine(
+    tmp_path: Path, built: tuple[engine_sidecar.EngineInfo, Path, Path]
+) -> None:
     _, sidecar, engine = built
     (tmp_path / "model.engine").write_bytes(engine.read_bytes()[:-1])
     for path in (tmp_path / "model.engine", tmp_path / "absent.engine"):
@@ -205,9 +211,7 @@ def test_a_file_that_is_no_onnx_and_a_missing_file_are_clear_errors(tmp_path: Pa
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt_rtx", "tensorrt"])
-def test_a_missing_package_is_answered_with_the_pip_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
-) -> None:
+def test_a_missing_package_is_answered_with_the_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
     monkeypatch.setattr(build, "installed_version", lambda _: None)
     with pytest.raises(EnvironmentProblem, match=runtime) as caught:
         build.build_engine(request(tmp_path, runtime=runtime))

@@ -18,7 +18,7 @@ def pad_images(images_NHWC: UInt8[Tensor, "N H W 3"], pad: int, fill: int) -> UI
 
 def crop_and_flip(
     padded_NPQ3: UInt8[Tensor, "N P Q 3"],
-    index_B: Int[Tensor, "B"],
+    index_B: Int[Tensor, B],
     size: int,
     *,
     flip: bool,
@@ -44,19 +44,19 @@ def crop_and_flip(
 def cut_out(images_BHW3: UInt8[Tensor, "B H W 3"], size: int, generator: Generator) -> UInt8[Tensor, "B H W 3"]:
     """A black square of side `size` in every image, its centre anywhere, clipped at the border.
 
-    DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552. As in the code of Self-D it comes before normalisation: the square is
-    black, not grey. Random numbers are drawn on the host.
+    DeVries & Taylor, 2017, https://arxiv.org/abs/1708.04552. As in the public code of Self-D it comes before normalisation: the
+    square is black, not of the mean colour. Random numbers are drawn on the host.
     """
     batch, height, width = images_BHW3.shape[:3]
     top_B, left_B = (torch.randint(side, (batch, 1), generator=generator) - size // 2 for side in (height, width))
     rows_BH, columns_BW = torch.arange(height) - top_B, torch.arange(width) - left_B
-    inside_BH, inside_BW = ((0 <= offset) & (offset < size) for offset in (rows_BH, columns_BW))
+    inside_BH, inside_BW = ((offset >= 0) & (offset < size) for offset in (rows_BH, columns_BW))
     keep_BHW = ~(inside_BH[:, :, None] & inside_BW[:, None, :]).to(images_BHW3.device, non_blocking=True)
     return images_BHW3 * keep_BHW[..., None]
 
 
 def normalize(
-    images_BHW3: UInt8[Tensor, "B H W 3"], mean: Float[Tensor, "3"], std: Float[Tensor, "3"]
+    images_BHW3: UInt8[Tensor, "B H W 3"], mean: Float[Tensor, 3], std: Float[Tensor, 3]
 ) -> Float[Tensor, "B 3 H W"]:
     """(x/255 - mean)/std, seen as `B 3 H W` in channels-last memory without a copy."""
     scale, shift = 1.0 / (255.0 * std), -mean / std

@@ -1,15 +1,14 @@
-"""AutoAugment: Learning Augmentation Policies from Data, Cubuk et al., 2019, https://arxiv.org/abs/1805.09501: the policy that the
-paper found on CIFAR-10 (table 7), for whole batches, where the images live. No Python per sample.
+"""AutoAugment: Learning Augmentation Policies from Data, Cubuk et al., 2019, https://arxiv.org/abs/1805.09501: the policy that
+the paper found on CIFAR-10, for whole batches, where the images live. No Python per sample.
 
-Sub-policies, magnitudes and operations are torchvision's own, read once (private members of `AutoAugment`; a test holds this file
-against plain calls of its functions, image by image):
+Sub-policies, magnitudes and operations are torchvision's own (private members of its `AutoAugment`; a test holds this file
+against its public functions, image by image):
 1. an operation that moves pixels has a fixed source for every pixel: torchvision moves a picture of pixel numbers;
 2. one that looks at single values has a fixed result for every value: torchvision changes a picture of all values;
 3. one that looks at the whole image is called for all images of the batch that take it at the same magnitude and sign.
 
 Deviations:
-1. Moved pixels come from the nearest place, which is torchvision's default; the code that the KD literature uses (DeepVoltaire's,
-   as in Self-D) shears with bicubic interpolation.
+1. Moved pixels come from the nearest place, which is torchvision's default; the code of Self-D shears with bicubic ones.
 
 Shapes: `B` batch, `H` `W` space, `P` = HW; `T` the distinct pairs of operation and signed magnitude, `V` = 256 values.
 """
@@ -45,7 +44,7 @@ class Operation(NamedTuple):
 
 
 class CifarPolicy:
-    """25 sub-policies of two operations each, for images of one size on one device. `fill`: value of the pixels that move in."""
+    """25 sub-policies of two operations, for images of one size on one device. `fill`: value of the pixels that move in."""
 
     def __init__(self, height: int, width: int, fill: int, device: torch.device) -> None:
         self.operations = [Operation("Identity", 0.0)]
@@ -87,7 +86,7 @@ class CifarPolicy:
         place_2B = self.place_S22[policy_B].transpose(0, 1).gather(2, sign_2B1).squeeze(2)
         return place_2B * happens_2B
 
-    def apply(self, images_B3HW: UInt8[Tensor, "B 3 H W"], place_B: Int[Tensor, "B"]) -> None:
+    def apply(self, images_B3HW: UInt8[Tensor, "B 3 H W"], place_B: Int[Tensor, B]) -> None:
         """Put every image through the operation at its place in `operations`, in place."""
         device = images_B3HW.device
         group_B = self.group_T[place_B]

@@ -38,7 +38,7 @@ class TrainingBatches:
         self.policy = CifarPolicy(self.size, self.size, augment.fill, device) if augment.autoaugment else None
 
     def __len__(self) -> int:
-        """Batches of an epoch. The last one is smaller; a last one of a single image, which BatchNorm cannot use, is left out."""
+        """Batches of an epoch. The last one is smaller; one of a single image, which BatchNorm cannot use, is left out."""
         full, rest = divmod(len(self.labels), self.batch_size)
         return full + (rest > 1)
 

@@ -59,8 +59,8 @@ def evaluate(
     network.train(was_training)
     n = len(data)
     result: dict[str, dict[str, Any]] = {}
-    for target, (top1, top5) in zip(targets, hits.tolist(), strict=True):
-        result[target] = {"top1": round(100 * top1 / n, 4), "n": n, "split": split}
+    for name, (top1, top5) in zip(targets, hits.tolist(), strict=True):
+        result[name] = {"top1": round(100 * top1 / n, 4), "n": n, "split": split}
         if depth == 5:
-            result[target]["top5"] = round(100 * top5 / n, 4)
+            result[name]["top5"] = round(100 * top5 / n, 4)
     return result

@@ -1,4 +1,4 @@
-"""One training step and one epoch of it, for every method alike. Reads from top to bottom; the host never waits inside a step."""
+"""One training step and one epoch of it, for every method alike. Reads from top to bottom; the host never waits in a step."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Augment:
-    """In this order: `pad` pixels of value `fill` around and a random crop; mirror; AutoAugment with the CIFAR-10 policy; a black
-    square of side `cutout` somewhere (0 = none)."""
+    """In this order: `pad` pixels of value `fill` around and a random crop; mirror; AutoAugment with the policy of CIFAR-10; a
+    black square of side `cutout` (0 = none)."""
 
     pad: int = 4
     fill: int = 0
@@ -96,7 +96,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back: lists for tuples."""
-        return _plain(asdict(self))  # type: ignore[no-any-return]
+        document: dict[str, Any] = _plain(asdict(self))
+        return document
 
     @classmethod
     def from_mapping(cls, document: dict[str, Any]) -> Recipe:
@@ -135,7 +136,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     """`schedule.kind=cosine` sets one value in place; whether the key exists is checked when the recipe is built."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"'{override}' is not of the form key=value", hint="for example --set epochs=30 --set schedule.kind=cosine")
+        raise UsageError(f"'{override}' is not of the form key=value", hint="for example --set epochs=30")
     *parents, last = key.strip().split(".")
     place = document
     for parent in parents:
@@ -180,7 +181,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     plain = getattr(hint, "__origin__", hint)
     if isinstance(plain, type) and isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
         return value
-    takes = {tuple: "a list", dict: "keys of its own", Literal: "one of these"}.get(plain, f"a {getattr(hint, '__name__', hint)}")
+    takes = {tuple: "a list", dict: "keys of its own", Literal: "one of these"}.get(plain) or f"a {hint.__name__}"
     known = [str(c) for c in choices if isinstance(c, str)] if plain is Literal else []
     raise UsageError(f"recipe key '{key}' cannot be {value!r}", known=known, hint=f"it takes {takes}")
 

@@ -1,6 +1,6 @@
 """A training run: a folder with the resolved recipe, a log, a learning curve and the checkpoint, which can be resumed.
 
-    runs/<entry>/  recipe.yaml  log.jsonl  curve.png  checkpoint/{model.safetensors, manifest.json, training.*}
+runs/<entry>/  recipe.yaml  log.jsonl  curve.png  checkpoint/{model.safetensors, manifest.json, training.*}
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
@@ -39,6 +39,7 @@ LIBRARIES = ("kdzoo", "torch", "torchvision", "numpy", "safetensors")
 FREE_TO_CHANGE = ("epochs", "checkpoint_minutes", "eval_every")  # keys of a recipe that a resumed run may change
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Who watches a run. The command line draws a progress bar."""
 
@@ -113,7 +114,7 @@ def run_training(
 
     checkpoint = Checkpoint.open(output) if resume else None
     if checkpoint is not None and checkpoint.manifest.classes != train_data.classes:
-        raise UsageError(f"the run in {output} has other classes than {path}", hint="resume it with the images that it began with")
+        raise UsageError(f"the run in {output} has other classes than {path}", hint="resume it with the data of its start")
     torch.manual_seed(recipe.seed)
     network = method.build(backbone, len(train_data.classes))
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -169,8 +170,10 @@ def run_training(
             evaluated: dict[str, dict[str, Any]] = {}
             if last or (epoch + 1) % recipe.eval_every == 0:
                 # The last word, which goes into the manifest and the card, is in float32.
-                exact = {} if last else {"autocast": autocast}
-                accuracy = evaluate(network, test_data, preprocess, network.targets(), device=place, split="test", **exact)
+                accuracy = evaluate(
+                    network, test_data, preprocess, network.targets(),
+                    device=place, split="test", autocast=nullcontext if last else autocast,
+                )  # fmt: skip
                 metrics = evaluated = {t: {**counts[t], **accuracy[t], "epoch": epoch + 1} for t in accuracy}
             record = {
                 "epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_top1": losses.pop("train_top1"),
@@ -179,7 +182,7 @@ def run_training(
             }  # fmt: skip
             records.append(record)
             epoch, step, totals = epoch + 1, 0, Totals()
-            # The log first: a record that is ahead of its checkpoint is dropped by a resumed run, one that is missing stays missing.
+            # The log first: a resumed run drops a record that is ahead of its checkpoint, but cannot make up for a missing one.
             write_bytes(output / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
             save(epoch, step)
             saved = time.monotonic()

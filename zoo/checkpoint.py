@@ -5,6 +5,7 @@ Torch-free at import: listing and inspecting a checkpoint reads JSON only.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,9 @@ class Checkpoint:
             recover(place)
             if (place / MANIFEST).is_file():
                 return cls(place, Manifest.read(place))
-        raise UsageError(f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder")
+        raise UsageError(
+            f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder"
+        )
 
     def verify(self) -> None:
         """Raises `IntegrityError` unless every file is there and is the one that the manifest describes."""
@@ -134,16 +137,19 @@ def save_checkpoint(
 
 def load_weights(module: Any, path: Path) -> None:
     """Fill `module` (which may be on the meta device) with the float32 form of the tensors in `path`, every one of them."""
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = {n: t.float() if t.is_floating_point() else t for n, t in load_file(path).items()}
+        weights = OrderedDict((n, t.float() if t.is_floating_point() else t) for n, t in load_file(path).items())
+        # Without the versions of the layers BatchNorm takes the file for an old one and adds the counters that a student lacks.
+        weights._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
         module.load_state_dict(weights, strict=True, assign=True)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise IntegrityError(f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again") from None
+        raise IntegrityError(
+            f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again"
+        ) from None
     for parameter in module.parameters():
         parameter.requires_grad_(True)
 
@@ -161,7 +167,10 @@ def check_file(path: Path, expected: dict[str, Any] | None) -> None:
         raise IntegrityError(f"{path} is missing{where}", hint="the folder is incomplete: copy it again")
     if path.stat().st_size != expected["bytes"]:
         raise IntegrityError(
-            f"{path} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}", hint="it is truncated: copy it again"
+            f"{path} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}",
+            hint="it is truncated: copy it again",
         )
     if sha256(path) != expected["sha256"]:
-        raise IntegrityError(f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again")
+        raise IntegrityError(
+            f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again"
+        )

@@ -34,7 +34,9 @@ def sync(path: Path) -> None:
 def not_writable(path: Path, error: OSError) -> KdzooError:
     """The error to raise when `path` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblem(f"the disk is full: {path} could not be written", hint="free some space, or name another --output")
+        return EnvironmentProblem(
+            f"the disk is full: {path} could not be written", hint="free some space, or name another --output"
+        )
     return OutputError(f"{path} cannot be written: {error.strerror or error}", hint="name another place with --output")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,7 +26,7 @@ class Progress:
 
 
 class Method(ABC):
-    """A configured method. Subclasses define a frozen dataclass `Config` with the paper's defaults."""
+    """A configured method. Subclasses define a frozen dataclass `Config` with the paper's defaults, one for every field."""
 
     Config: ClassVar[type[Any]]
 
@@ -42,11 +42,9 @@ class Method(ABC):
                 raise UnknownName("method setting", name, list(known))
             default = known[name].default
             wanted = (int, float) if isinstance(default, float) else type(default)
-            if default is not MISSING and default is not None:
-                if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
-                    raise UsageError(
-                        f"method setting '{name}' is {value!r}", hint=f"it takes a {type(default).__name__}, as in {name}={default}"
-                    )
+            if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
+                hint = f"it takes a {type(default).__name__}, as in {name}={default}"
+                raise UsageError(f"method setting '{name}' is {value!r}", hint=hint)
         return cls(cls.Config(**values))
 
     def settings(self) -> dict[str, Any]:

@@ -37,8 +37,10 @@ class Preprocess:
             if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or min(height, width) < 1:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise IntegrityError(f"preprocessing {document!r} is not one that kdzoo wrote", hint="export the student again") from None
-        return cls(height, width, mean, std)  # type: ignore[arg-type]  # lengths are checked above
+            raise IntegrityError(
+                f"preprocessing {document!r} is not one that kdzoo wrote", hint="export the student again"
+            ) from None
+        return cls(height, width, mean, std)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "interpolation": "bilinear", "crop": "center"}
@@ -59,7 +61,9 @@ class Preprocess:
         except FileNotFoundError:
             raise DataError(f"{name} does not exist") from None
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{name} cannot be decoded: {error}", hint="give a whole JPEG, PNG, WebP, BMP or GIF file") from None
+            raise DataError(
+                f"{name} cannot be decoded: {error}", hint="give a whole JPEG, PNG, WebP, BMP or GIF file"
+            ) from None
         if image.size != (self.width, self.height):
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8)

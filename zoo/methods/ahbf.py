@@ -122,7 +122,9 @@ class AHBF(Method):
 
         def __post_init__(self) -> None:
             if self.num_branches < 2:
-                raise UsageError(f"ahbf needs at least 2 branches, not {self.num_branches}", hint="for one branch use method baseline")
+                raise UsageError(
+                    f"ahbf needs at least 2 branches, not {self.num_branches}", hint="for one branch use method baseline"
+                )
             if self.aux < 0:
                 raise UsageError(f"aux is a number of blocks, not {self.aux}", hint="compress=true makes smaller branches")
 
@@ -135,7 +137,9 @@ class AHBF(Method):
         config, stages = self.config, len(backbone.depths)
         owned = config.branch_stages or (2 if config.compress else backbone.branch_stages)
         if not 1 <= owned <= stages:
-            raise UsageError(f"a branch cannot own {owned} stages", hint=f"branch_stages is 1 to {stages}, 0 for the backbone's own")
+            raise UsageError(
+                f"a branch cannot own {owned} stages", hint=f"branch_stages is 1 to {stages}, 0 for the backbone's own"
+            )
         trunk, make_branch = backbone.split(stages - owned)
         base, channels = backbone.depths[-owned:], backbone.widths[-1]
 

@@ -22,6 +22,7 @@ Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes, `N` number of fused
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -42,7 +43,9 @@ class Attention(nn.Module):
         super().__init__()
         if reduction:
             narrow = channels // reduction
-            squeeze: nn.Module = nn.Sequential(nn.Conv2d(channels, narrow, 1), nn.ReLU(inplace=True), nn.Conv2d(narrow, channels, 1))
+            squeeze: nn.Module = nn.Sequential(
+                nn.Conv2d(channels, narrow, 1), nn.ReLU(inplace=True), nn.Conv2d(narrow, channels, 1)
+            )
         else:
             squeeze = nn.Conv2d(channels, channels, 1)
         self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.Sigmoid())
@@ -73,7 +76,7 @@ def down_sample(in_channels: int, out_channels: int, expansion: float) -> nn.Seq
 
 def attention_down_sample(widths: tuple[int, ...], expansion: float, reduction: int) -> nn.Sequential:
     """ADB: attention on `widths[0]` channels, then one down-sampling layer per further width."""
-    layers = [down_sample(a, b, expansion) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [down_sample(a, b, expansion) for a, b in pairwise(widths)]
     return nn.Sequential(Attention(widths[0], reduction), *layers)
 
 
@@ -116,7 +119,7 @@ class DynamicLogitsFusion(nn.Module):
 def diversity(features: list[Float[Tensor, "B C H W"]], reduction: str) -> Float[Tensor, ""]:
     """Equation 7: minus the squared distance of neighbouring maps; mean over the batch and, with `eq7`, over the map too."""
     batch, per_map = features[0].shape[0], features[0][0].numel()
-    squared = sum_of((a - b).square().sum() for a, b in zip(features, features[1:], strict=False))
+    squared = sum_of((a - b).square().sum() for a, b in pairwise(features))
     return -squared / (batch * per_map if reduction == "eq7" else batch)
 
 
