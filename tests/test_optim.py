@@ -10,9 +10,7 @@ from kdzoo.train.optim import learning_rate, make_optimizer
 from kdzoo.train.recipe import Optimizer, Schedule
 
 
-@pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, 0.1), (149.99, 0.1), (150, 0.01), (224.9, 0.01), (225, 0.001), (299.9, 0.001)]
-)
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.1), (149.99, 0.1), (150, 0.01), (224.9, 0.01), (225, 0.001), (299.9, 0.001)])
 def test_the_step_schedule_of_ahbf_divides_at_its_milestones(epoch: float, expected: float) -> None:
     assert learning_rate(0.1, Schedule("step", (150, 225), 0.1), epoch, 300) == pytest.approx(expected)
 
@@ -30,7 +28,9 @@ def test_warm_up_rises_linearly_from_almost_zero(kind: str) -> None:
     assert learning_rate(0.1, schedule, 2, 20) == pytest.approx(0.1)
 
 
-def reference_step(weight: Tensor, gradient: Tensor, velocity: Tensor | None, lr: float, settings: Optimizer) -> tuple[Tensor, Tensor]:
+def reference_step(
+    weight: Tensor, gradient: Tensor, velocity: Tensor | None, lr: float, settings: Optimizer
+) -> tuple[Tensor, Tensor]:
     """Sutskever et al. 2013 in the form of PyTorch, float64."""
     gradient = gradient + settings.weight_decay * weight
     velocity = gradient if velocity is None else settings.momentum * velocity + gradient
@@ -58,6 +58,8 @@ def test_fused_sgd_on_channels_last_weights_equals_the_textbook_in_float64(setti
         optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
         for name, gradient in gradients.items():
-            weights[name], velocities[name] = reference_step(weights[name], gradient.double(), velocities[name], lr, without_momentum)
+            weights[name], velocities[name] = reference_step(
+                weights[name], gradient.double(), velocities[name], lr, without_momentum
+            )
     for name, parameter in names.items():
         torch.testing.assert_close(parameter.detach().double().contiguous(), weights[name], atol=1e-6, rtol=1e-6, msg=name)

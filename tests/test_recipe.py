@@ -101,12 +101,14 @@ def test_an_override_that_is_none_is_refused(override: str) -> None:
 
 
 def test_an_override_of_an_unknown_key_is_refused() -> None:
-    with pytest.raises(UnknownName, match="optimizer.rate"):
+    with pytest.raises(UnknownName, match=r"optimizer\.rate"):
         load_recipe("baseline-resnet32-cifar100", ["optimizer.rate=1"])
 
 
 def test_a_recipe_survives_its_own_yaml(tmp_path: Path) -> None:
-    recipe = built(method="ahbf", method_config={"aux": 1}, schedule={"milestones": [1, 2]}, optimizer={"lr": 0.3}, mean=[0.1, 0.2, 0.3])
+    recipe = built(
+        method="ahbf", method_config={"aux": 1}, schedule={"milestones": [1, 2]}, optimizer={"lr": 0.3}, mean=[0.1, 0.2, 0.3]
+    )
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     assert load_recipe(str(tmp_path / "again.yaml")) == ("again", recipe)
 

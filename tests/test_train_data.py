@@ -37,7 +37,9 @@ def numbered(count: int) -> LabelledImages:
     return LabelledImages(pictures(count).numpy(), np.arange(count), tuple(map(str, range(count))), "numbered")
 
 
-def batches(data: LabelledImages, preprocess: Preprocess, batch_size: int = 8, seed: int = 0, augment: Augment = EVERYTHING) -> TrainingBatches:
+def batches(
+    data: LabelledImages, preprocess: Preprocess, batch_size: int = 8, seed: int = 0, augment: Augment = EVERYTHING
+) -> TrainingBatches:
     return TrainingBatches(data, preprocess, augment, batch_size, seed, CPU)
 
 
@@ -71,7 +73,9 @@ def test_without_flip_nothing_is_mirrored() -> None:
 
 def test_normalize_equals_torchvision(preprocess: Preprocess) -> None:
     images = pictures(5)
-    expected = TF.normalize(TF.to_dtype(images.permute(0, 3, 1, 2), torch.float32, scale=True), [*preprocess.mean], [*preprocess.std])
+    expected = TF.normalize(
+        TF.to_dtype(images.permute(0, 3, 1, 2), torch.float32, scale=True), [*preprocess.mean], [*preprocess.std]
+    )
     found = normalize(images, torch.tensor(preprocess.mean), torch.tensor(preprocess.std))
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-6)
 
@@ -120,7 +124,9 @@ def test_an_epoch_that_starts_in_the_middle_gives_the_batches_of_a_whole_one(pre
         assert torch.equal(a, b) and torch.equal(a_labels, b_labels)
 
 
-def affine(image: Tensor, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0), center: list[float] | None = None) -> Tensor:
+def affine(
+    image: Tensor, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0), center: list[float] | None = None
+) -> Tensor:
     return TF.affine(image, 0.0, [*translate], 1.0, [*shear], fill=[128.0], center=center)
 
 
@@ -180,7 +186,9 @@ def test_sub_policies_are_drawn_with_the_probabilities_of_the_paper(policy: Cifa
     assert float((first > 0).float().mean()) == pytest.approx(0.536, abs=0.006)
     assert float((second > 0).float().mean()) == pytest.approx(0.524, abs=0.006)
     names = [operation.name for operation in policy.operations]
-    rate = {n: float(torch.isin(first, torch.tensor([i for i, m in enumerate(names) if m == n])).float().mean()) for n in set(names)}
+    rate = {
+        n: float(torch.isin(first, torch.tensor([i for i, m in enumerate(names) if m == n])).float().mean()) for n in set(names)
+    }
     assert rate["Equalize"] == pytest.approx((0.6 + 0.3 + 0.2 + 0.2 + 0.8) / 25, abs=0.01)
     assert rate["Rotate"] == pytest.approx(0.7 / 25, abs=0.005)
     assert rate["Invert"] == pytest.approx(0.1 / 25, abs=0.002)

@@ -45,7 +45,7 @@ class Silent:
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 training and 32 test images of 16x16 pixels: noise around one colour per class."""
     draw = np.random.default_rng(0)
-    colours = draw.integers(50, 206, (NUM_CLASSES, 1, 1, 3))
+    colours = np.array([[60 + 136 * (n >> bit & 1) for bit in range(3)] for n in range(NUM_CLASSES)])[:, None, None]
     arrays: dict[str, Any] = {"classes": np.array([f"colour {i}" for i in range(NUM_CLASSES)])}
     for split, count in (("train", 64), ("test", 32)):
         labels = np.arange(count) % NUM_CLASSES
@@ -103,7 +103,7 @@ def test_a_run_leaves_recipe_log_curve_and_checkpoint(whole: RunResult) -> None:
     checkpoint = Checkpoint.open(whole.folder)
     checkpoint.verify()
     assert checkpoint.manifest.epochs == 2 and checkpoint.manifest.recipe["seed"] == 0
-    assert checkpoint.manifest.provenance["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert checkpoint.manifest.provenance["versions"].keys() >= {"python", "torch", "numpy"}
 
 
 def test_a_run_draws_its_learning_curve(whole: RunResult) -> None:
@@ -206,6 +206,15 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     return path
 
 
+def exit_code_of(*arguments: object) -> int:
+    """Exit code of `kdzoo train` on the CPU."""
+    try:
+        main(["train", *map(str, arguments), "--device", "cpu"])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 def test_the_command_line_exits_130_after_sigterm_and_resumes_by_folder(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,15 +222,12 @@ def test_the_command_line_exits_130_after_sigterm_and_resumes_by_folder(
     killer = SignalAt(signal.SIGTERM, 1, 1)
     with monkeypatch.context() as patched:
         patched.setattr(cli_train.LineReporter, "step", lambda self, report: killer.step(report))
-        with pytest.raises(SystemExit) as stopped:
-            main(["train", str(recipe), "--data", str(npz), "-o", str(out), "--device", "cpu", "--json"])
-    assert stopped.value.code == 130
+        assert exit_code_of(recipe, "--data", npz, "-o", out, "--json") == 130
     document = json.loads(capsys.readouterr().out)
     assert document["finished"] is False and document["epochs"] == 1
-    with pytest.raises(SystemExit) as repeated:
-        main(["train", str(recipe), "--data", str(npz), "-o", str(out), "--device", "cpu"])
-    assert repeated.value.code == 2 and "--resume" in capsys.readouterr().err
-    main(["train", str(out), "--resume", "--data", str(npz), "--device", "cpu", "--json"])
+    assert exit_code_of(recipe, "--data", npz, "-o", out) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert exit_code_of(out, "--resume", "--data", npz, "--json") == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
 
@@ -244,9 +250,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
 
 def test_the_command_line_exits_3_after_divergence(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path / "wild.yaml", recipe_for("baseline", optimizer={"lr": 1e30}, precision="fp32"))
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", str(recipe), "--data", str(npz), "-o", str(tmp_path / "run"), "--device", "cpu"])
-    assert stopped.value.code == 3
+    assert exit_code_of(recipe, "--data", npz, "-o", tmp_path / "run") == 3
     assert "last good checkpoint is kept" in capsys.readouterr().err
     assert Checkpoint.open(tmp_path / "run").manifest.epochs == 0, "the checkpoint of the start is gone"
 
@@ -297,9 +301,8 @@ def test_missing_data_is_said_with_the_places_that_were_searched(
     monkeypatch.setenv("KDZOO_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere"):
         run_training("test-entry", recipe_for(), data=None, output=tmp_path / "run", reporter=Silent())
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "baseline-resnet32-cifar100", "--device", "cpu"])
-    assert stopped.value.code == 2 and "--data" in capsys.readouterr().err
+    assert exit_code_of("baseline-resnet32-cifar100") == 2
+    assert "--data" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [], "a run that cannot begin left a folder"
 
 
@@ -321,8 +324,8 @@ def test_every_method_trains(npz: Path, tmp_path: Path, method: str) -> None:
 
 
 def test_training_learns_colours(npz: Path, tmp_path: Path) -> None:
-    result = train(recipe_for(epochs=5, augment={"pad": 0, "flip": True}), npz, tmp_path / "run")
-    losses = [sum(record["losses"].values()) for record in log_of(tmp_path / "run")]
+    schedule = {"kind": "cosine"}
+    result = train(recipe_for("baseline", epochs=6, augment={"pad": 0}, schedule=schedule), npz, tmp_path / "run")
+    losses = [record["losses"]["ce"] for record in log_of(tmp_path / "run")]
     assert losses[-1] < 0.6 * losses[0], losses
-    assert log_of(tmp_path / "run")[-1]["train_top1"] > 60
-    assert result.metrics["target"]["top5"] > 100 * 5 / NUM_CLASSES
+    assert result.metrics["target"]["top1"] > 60, "eight colours are hardly told apart"

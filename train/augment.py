@@ -18,7 +18,7 @@ def pad_images(images_NHWC: UInt8[Tensor, "N H W 3"], pad: int, fill: int) -> UI
 
 def crop_and_flip(
     padded_NPQ3: UInt8[Tensor, "N P Q 3"],
-    index_B: Int[Tensor, B],
+    index_B: Int[Tensor, " B"],
     size: int,
     *,
     flip: bool,
@@ -56,7 +56,7 @@ def cut_out(images_BHW3: UInt8[Tensor, "B H W 3"], size: int, generator: Generat
 
 
 def normalize(
-    images_BHW3: UInt8[Tensor, "B H W 3"], mean: Float[Tensor, 3], std: Float[Tensor, 3]
+    images_BHW3: UInt8[Tensor, "B H W 3"], mean: Float[Tensor, " 3"], std: Float[Tensor, " 3"]
 ) -> Float[Tensor, "B 3 H W"]:
     """(x/255 - mean)/std, seen as `B 3 H W` in channels-last memory without a copy."""
     scale, shift = 1.0 / (255.0 * std), -mean / std

@@ -8,9 +8,10 @@ against its public functions, image by image):
 3. one that looks at the whole image is called for all images of the batch that take it at the same magnitude and sign.
 
 Deviations:
-1. Moved pixels come from the nearest place, which is torchvision's default; the code of Self-D shears with bicubic ones.
+1. Moved pixels come from the nearest place, which is torchvision's default; the code of Self-D shears with bicubic interpolation.
 
-Shapes: `B` batch, `H` `W` space, `P` = HW; `T` the distinct pairs of operation and signed magnitude, `V` = 256 values.
+Shapes: `B` batch, `M` members of a group, `H` `W` space, `P` = HW, `V` = 256 values, `S` = 25 sub-policies; `T` the distinct pairs
+of operation and signed magnitude.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class CifarPolicy:
         place_2B = self.place_S22[policy_B].transpose(0, 1).gather(2, sign_2B1).squeeze(2)
         return place_2B * happens_2B
 
-    def apply(self, images_B3HW: UInt8[Tensor, "B 3 H W"], place_B: Int[Tensor, B]) -> None:
+    def apply(self, images_B3HW: UInt8[Tensor, "B 3 H W"], place_B: Int[Tensor, " B"]) -> None:
         """Put every image through the operation at its place in `operations`, in place."""
         device = images_B3HW.device
         group_B = self.group_T[place_B]

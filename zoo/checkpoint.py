@@ -49,9 +49,7 @@ class Checkpoint:
             recover(place)
             if (place / MANIFEST).is_file():
                 return cls(place, Manifest.read(place))
-        raise UsageError(
-            f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder"
-        )
+        raise UsageError(f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder")
 
     def verify(self) -> None:
         """Raises `IntegrityError` unless every file is there and is the one that the manifest describes."""
@@ -137,19 +135,20 @@ def save_checkpoint(
 
 def load_weights(module: Any, path: Path) -> None:
     """Fill `module` (which may be on the meta device) with the float32 form of the tensors in `path`, every one of them."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = OrderedDict((n, t.float() if t.is_floating_point() else t) for n, t in load_file(path).items())
+        # Copied: a tensor in a file starts at any byte, and sums over memory that is not aligned differ in the last bit.
+        loaded = load_file(path).items()
+        weights = OrderedDict((n, t.to(torch.float32 if t.is_floating_point() else t.dtype, copy=True)) for n, t in loaded)
         # Without the versions of the layers BatchNorm takes the file for an old one and adds the counters that a student lacks.
         weights._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
         module.load_state_dict(weights, strict=True, assign=True)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise IntegrityError(
-            f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again"
-        ) from None
+        raise IntegrityError(f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again") from None
     for parameter in module.parameters():
         parameter.requires_grad_(True)
 
@@ -171,6 +170,4 @@ def check_file(path: Path, expected: dict[str, Any] | None) -> None:
             hint="it is truncated: copy it again",
         )
     if sha256(path) != expected["sha256"]:
-        raise IntegrityError(
-            f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again"
-        )
+        raise IntegrityError(f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again")

@@ -148,9 +148,7 @@ def read_npz(path: Path, split: Split) -> LabelledImages:
     if labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {split}_labels must be whole numbers, not {labels.dtype}")
     if labels.size and (labels.min() < 0 or labels.max() >= len(classes)):
-        raise DataError(
-            f"{path}: {split}_labels go from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
-        )
+        raise DataError(f"{path}: {split}_labels go from {labels.min()} to {labels.max()}, but there are {len(classes)} classes")
     return LabelledImages(images, labels.astype(np.int64), classes, path.stem)
 
 

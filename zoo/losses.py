@@ -19,7 +19,7 @@ def sum_of(losses: Iterable[Float[Tensor, ""]]) -> Float[Tensor, ""]:
     return sum(rest, start=first)
 
 
-def cross_entropy(z_BK: Float[Tensor, "B K"], y_B: Int[Tensor, B]) -> Float[Tensor, ""]:
+def cross_entropy(z_BK: Float[Tensor, "B K"], y_B: Int[Tensor, " B"]) -> Float[Tensor, ""]:
     """Mean over the batch of -log softmax(z)[y]."""
     return F.cross_entropy(z_BK, y_B)
 

@@ -61,9 +61,7 @@ class Preprocess:
         except FileNotFoundError:
             raise DataError(f"{name} does not exist") from None
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{name} cannot be decoded: {error}", hint="give a whole JPEG, PNG, WebP, BMP or GIF file"
-            ) from None
+            raise DataError(f"{name} cannot be decoded: {error}", hint="give a whole JPEG, PNG, WebP, BMP or GIF file") from None
         if image.size != (self.width, self.height):
             image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8)

@@ -146,10 +146,8 @@ class AHBF(Method):
         network = MultiBranch()
         shared = network.add("trunk", trunk, IMAGE)
         for m in range(1, config.num_branches + 1):
-            if config.compress:
-                depths = thinned(base, config.aux, config.num_branches - m)
-            else:
-                depths = deepened(base, config.aux, m - 1)
+            left = config.num_branches - m
+            depths = thinned(base, config.aux, left) if config.compress else deepened(base, config.aux, m - 1)
             network.add_branch(network.add(f"branch{m}", make_branch(depths), shared), backbone.classifier(num_classes))
         network.target_branch = config.num_branches if config.compress else 1
 
