@@ -111,9 +111,8 @@ def peer(recipe: Recipe, data: LabelledImages, path: Path | None, device: torch.
         pictures = CIFAR100(str(find_data(recipe.dataset, path)), train=True, transform=transform, download=False)
     loader = DataLoader(pictures, recipe.batch_size, shuffle=True, drop_last=True, num_workers=0)
     sgd, progress = recipe.optimizer, Progress(0, recipe.epochs)
-    optimizer = torch.optim.SGD(
-        network.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay, nesterov=sgd.nesterov, foreach=False, fused=False
-    )
+    settings: dict[str, Any] = {"momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}
+    optimizer = torch.optim.SGD(network.parameters(), sgd.lr, **settings, foreach=False, fused=False)
 
     def update(images: Tensor, labels: Tensor) -> None:
         loss = sum_of(method.losses(network(images), labels, progress).values())

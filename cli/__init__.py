@@ -1,4 +1,4 @@
-"""The command line: a thin shell over the Python API. Importing it costs click and nothing else; a verb is loaded when it is used."""
+"""The command line: a thin shell over the Python API. Importing it costs click only; a verb is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "info": "Describe an entry, a run, a checkpoint or a package.",
     },
     "Make": {
-        "train": "Train an entry or a recipe.",
+        "train": "Train an entry (kdzoo ls), or a recipe file that ends in .yaml.",
         "export": "Cut a branch out of a checkpoint and write it as measured files.",
         "card": "Print the model card of a package or a checkpoint.",
     },

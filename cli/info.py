@@ -17,9 +17,9 @@ def info(console: Console, source: str | None) -> None:
     if entry is not None:
         from dataclasses import asdict
 
+        figures = "\n".join(f"  {target}: {top1:.2f} %" for target, top1 in entry.published.items())
         console.result(
-            asdict(entry),
-            lambda: f"{entry.name}: no weights bundled\n{entry.paper}\npublished ({entry.source}): {entry.published}",
+            asdict(entry), lambda: f"{entry.name}: no weights bundled\n{entry.paper}\npublished top-1, {entry.source}:\n{figures}"
         )
         console.hint(f"kdzoo train {entry.name}")
         return
@@ -45,6 +45,8 @@ def heading(document: dict[str, Any]) -> str:
 
 def target_table(metrics: dict[str, dict[str, Any]]) -> str:
     """Targets with their counts and accuracy."""
+    from ..export.card import in_order
+
     rows = [
         (
             target,
@@ -54,7 +56,7 @@ def target_table(metrics: dict[str, dict[str, Any]]) -> str:
             f"{m['top5']:.2f}" if "top5" in m else "-",
             f"{m['n']:,}",
         )
-        for target, m in metrics.items()
+        for target, m in ((name, metrics[name]) for name in in_order(metrics))
     ]
     return table(("target", "parameters", "M MACs", "top-1 %", "top-5 %", "n"), rows)
 

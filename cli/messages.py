@@ -43,8 +43,6 @@ def report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
         text, code = "interrupted", 130
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         text, code = f"the disk is full: {error}. Next: free some space", 4
-    elif isinstance(error, BrokenPipeError):
-        return 0
     else:
         text, code = f"unexpected {kind}: {error}. Next: run it again with -v and report what it prints", 1
     if verbose and code == 1:

@@ -19,6 +19,12 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"
 
 
+def in_order(targets: Iterable[str]) -> list[str]:
+    """`target`, the branches by number, `fused`, `ensemble`."""
+    rank = {"target": 0, "fused": 2, "ensemble": 3}
+    return sorted(targets, key=lambda name: (rank.get(name, 1), len(name), name))
+
+
 def front_matter(entry: str, dataset: str, tags: Iterable[str]) -> str:
     """The YAML head that the Hugging Face Hub reads."""
     lines = ["---", "library_name: kdzoo", "pipeline_tag: image-classification", f"model_name: {entry}"]
@@ -114,7 +120,7 @@ def _provenance(provenance: dict[str, Any], source: dict[str, Any] | None = None
     training = provenance.get("training", provenance)
     lines.append(f"- trained by `{training.get('command', 'unknown')}` on {training.get('host', 'an unknown host')}")
     lines.append(f"- commit of the training code: `{training.get('git_commit') or 'not a checkout'}`")
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(provenance["versions"].items()))
     return "\n".join([*lines, f"- versions: {versions}"])
 
 
@@ -122,7 +128,8 @@ def entry_card(manifest: Manifest, targets: dict[str, dict[str, Any]], published
     """README of a bundled entry, out of its manifest, its measured targets and the published figures."""
     recipe, figures = manifest.recipe, published.get("published", {})
     rows = []
-    for target, measured in targets.items():
+    for target in in_order(targets):
+        measured = targets[target]
         paper = figures.get(target)
         gap = "-" if paper is None else f"{measured['top1'] - paper:+.2f}"
         rows.append((
@@ -130,21 +137,25 @@ def entry_card(manifest: Manifest, targets: dict[str, dict[str, Any]], published
             percent(measured.get("top5")), percent(paper), gap,
         ))  # fmt: skip
     some = next(iter(targets.values()))
-    schedule = recipe["schedule"]
+    schedule, length = recipe["schedule"], f"{manifest.epochs} epochs"
+    if manifest.epochs < recipe["epochs"]:
+        length = f"**The run is not finished**: {manifest.epochs} of {recipe['epochs']} epochs"
     return "\n\n".join([
         front_matter(manifest.entry, manifest.dataset, [manifest.method, manifest.backbone]),
         f"# {manifest.entry}",
         f"{manifest.method} on {manifest.backbone}, {manifest.dataset}: one training run, {len(targets)} deployable targets. "
         f"Top-1 and top-5 are measured on the {some['n']:,} images of the {some['split']} split, with these very weights "
-        f"(stored as {manifest.weights_dtype}), at the last epoch; no epoch was chosen by its test accuracy.",
+        f"(stored as {manifest.weights_dtype}), after epoch {manifest.epochs} of {recipe['epochs']}; "
+        "no epoch was chosen by its test accuracy.",
         table(("target", "parameters", "multiply-adds", "top-1", "top-5", "published top-1", "points from the paper"), rows),
         "![learning curve](curve.png)",
         "## How far from the paper, and why",
         _distance(manifest, targets, published),
         "## Training",
-        f"{manifest.epochs} epochs, batch {recipe['batch_size']}, SGD with learning rate {recipe['optimizer']['lr']}, "
+        f"{length}, batch {recipe['batch_size']}, SGD with learning rate {recipe['optimizer']['lr']}, "
         f"{schedule['kind']} schedule, {schedule['warmup_epochs']:g} warm-up epochs, weight decay "
-        f"{recipe['optimizer']['weight_decay']}, seed {recipe['seed']}. `manifest.json` holds the whole recipe, `log.jsonl` every epoch.",
+        f"{recipe['optimizer']['weight_decay']}, seed {recipe['seed']}. "
+        "`manifest.json` holds the whole recipe, `log.jsonl` every epoch.",
         "## Use",
         f"```\nkdzoo export {manifest.entry} --branch target --format onnx\n```",
         "## Provenance",
@@ -154,7 +165,7 @@ def entry_card(manifest: Manifest, targets: dict[str, dict[str, Any]], published
 
 def _distance(manifest: Manifest, targets: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
     figures = published.get("published", {})
-    compared = [t for t in targets if t in figures]
+    compared = [t for t in in_order(targets) if t in figures]
     if not compared:
         return "The paper publishes no figures for this entry."
     target, epochs = compared[0], published.get("published_epochs")

@@ -138,7 +138,6 @@ def export(
         "source": {
             "weights_sha256": manifest.files[WEIGHTS]["sha256"],
             "epochs": manifest.epochs,
-            "name": checkpoint.folder.name,
         },
         "tensors": {"kept": kept, "dropped": dropped},
         "options": options_used,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError, UsageError
 from ..zoo.checkpoint import check_file
-from ..zoo.files import read_json, recover, write_json
+from ..zoo.files import read_json, standing, write_json
 from ..zoo.preprocess import Preprocess
 from .tensor_spec import TensorSpec
 
@@ -73,15 +73,14 @@ class Package:
     @classmethod
     def is_package(cls, folder: Path) -> bool:
         """Whether `folder` holds the manifest of a package (and not of a checkpoint)."""
-        recover(folder)
-        path = folder / MANIFEST
+        path = standing(folder) / MANIFEST
         document = read_json(path) if path.is_file() else None
         return isinstance(document, dict) and document.get("kind") == "package"
 
     @classmethod
     def open(cls, folder: Path) -> Package:
         """Raises `UsageError` where there is no package, `IntegrityError` or `EnvironmentProblem` where it cannot be read."""
-        recover(folder)
+        folder = standing(folder)
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder} holds no package: there is no {MANIFEST}", hint="kdzoo export makes one")
         document = read_json(folder / MANIFEST, SCHEMA_VERSION)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UnknownName, UsageError
 from ..zoo.catalog import DEFAULT_ENTRY, entries
 from ..zoo.checkpoint import Checkpoint
-from ..zoo.files import recover
+from ..zoo.files import standing
 from ..zoo.manifest import MANIFEST
 from .package import Package
 
@@ -17,10 +17,9 @@ RUNS = Path("runs")
 
 def newest_run(runs: Path = RUNS) -> Path | None:
     """The run below `./runs` whose checkpoint is the youngest."""
-    for folder in runs.glob("*/"):
-        recover(folder / "checkpoint")
-    manifests = sorted(runs.glob(f"*/checkpoint/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
-    return manifests[-1].parent.parent if manifests else None
+    checkpoints = [standing(folder / "checkpoint") for folder in runs.glob("*/")]
+    manifests = [c / MANIFEST for c in checkpoints if (c / MANIFEST).is_file()]
+    return max(manifests, key=lambda path: path.stat().st_mtime).parent.parent if manifests else None
 
 
 def resolve(source: str | None, say: Callable[[str], None]) -> Checkpoint | Package:

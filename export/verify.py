@@ -18,7 +18,8 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
     """Check every file of `package`; gives what was found, by artifact.
 
     Raises:
-        IntegrityError: a file is missing or is not the one that the manifest describes. DataError: `data` was named and is unusable.
+        IntegrityError: a file is missing or is not the one that the manifest describes.
+        DataError: `data` was named and is unusable, or has other classes.
         GateFailed: an ONNX file does not give the golden logits, or not the accuracy that the package states.
     """
     num_files = package.verify_files()
@@ -65,5 +66,6 @@ def check_stated(package: Package, artifact: Artifact, accuracy: dict[str, Any])
     drop, allowed = stated["top1"] - accuracy["top1"], package.document["gates"]["max_drop"][artifact.precision]
     if drop > allowed + 1e-9:
         raise GateFailed(
-            f"{artifact.path} has top-1 {accuracy['top1']:.2f} % here and {stated['top1']:.2f} % on its card; the gate is {allowed} points"
+            f"{artifact.path} has top-1 {accuracy['top1']:.2f} % here and {stated['top1']:.2f} % on its card; "
+            f"the gate is {allowed} points"
         )

@@ -43,9 +43,7 @@ AHBF_MACS = [
 
 
 @pytest.mark.parametrize(("backbone", "num_classes", "config", "branches", "whole"), AHBF)
-def test_ahbf_parameters(
-    backbone: str, num_classes: int, config: dict[str, Any], branches: tuple[int, ...], whole: int
-) -> None:
+def test_ahbf_parameters(backbone: str, num_classes: int, config: dict[str, Any], branches: tuple[int, ...], whole: int) -> None:
     net = network("ahbf", backbone, num_classes, **config)
     found = tuple(sum(p.numel() for p in select(net, Target.parse(str(b))).parameters()) for b in (1, 2, 3, 4))
     assert found == branches, "blocks of a branch: see the docstring of methods/ahbf.py, deviations 5 and 6"
@@ -58,8 +56,8 @@ def test_ahbf_resnet32_multiply_adds(config: dict[str, Any], macs: tuple[int, ..
     assert tuple(count(select(net, Target.parse(str(b))), "resnet32").macs for b in (1, 2, 3, 4)) == macs
 
 
-# Exact integers, worked out layer by layer with pencil arithmetic over figure 3 and the rule of thop 0.0.31, without kdzoo (three of
-# them stand in shared/methods.md 3.1), and the figures that they round to, in M parameters and G multiply-adds: ResNet-34 as
+# Exact integers, worked out layer by layer by arithmetic over figure 3 and the rule of thop 0.0.31, without kdzoo (two of them
+# stand in shared/methods.md 3.1), and the figures that they round to, in M parameters and G multiply-adds: ResNet-34 as
 # published in table 4 of the paper, ResNet-18 as computed in shared/methods.md 3.4.
 DBFSKD = [
     ("resnet34", 1, 546_101, 239_501_008, "0.55", "0.240"),
@@ -129,9 +127,7 @@ def test_plain_multiply_adds_are_half_the_flops_that_pytorch_counts(method: str,
 
 
 def test_counting_leaves_the_network_alone() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     found = profile(net, 6, 5)
     assert found == Profile(params=112 + 8 + 10, macs=4 * 3 * 27 * 4 + 8, macs_dbfskd=12 * 28 * 4 + 2 * 48 + 13 * 4 + 8)
     assert net.training and not any(layer._forward_hooks for layer in net.modules()) and net[0].weight.device.type == "cpu"

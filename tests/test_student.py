@@ -38,8 +38,8 @@ def cases(*backbones: str) -> list[Any]:
     """(method, backbone, settings, target): the targets are written out here, so that a lost one is noticed."""
     found = []
     for method in METHODS.names():
-        for config in SETTINGS.get(method, [{}]):
-            for backbone in backbones:
+        for i, config in enumerate(SETTINGS.get(method, [{}])):
+            for backbone in backbones if i == 0 else backbones[:1]:
                 numbers = [str(n + 1) for n in range(num_branches(method, backbone, config))]
                 several = ["fused", "ensemble", "1+2"] if len(numbers) > 1 else []
                 for target in ("target", *(numbers if several else []), *several):
@@ -121,7 +121,9 @@ def test_selecting_leaves_the_network_alone(method: str, make_network: MakeNetwo
         ("ahbf", "all", {"1", "2", "3", "4", "target", "ensemble", "fused"}),
     ],
 )
-def test_an_unknown_branch_is_refused_with_the_known_ones(method: str, target: str, known: set[str], make_network: MakeNetwork) -> None:
+def test_an_unknown_branch_is_refused_with_the_known_ones(
+    method: str, target: str, known: set[str], make_network: MakeNetwork
+) -> None:
     network = make_network(method)
     with pytest.raises(UnknownName) as caught:
         select(network, Target.parse(target))
@@ -141,7 +143,7 @@ def test_the_target_of_ahbf_is_the_branch_with_the_unmodified_backbone(
     assert same(student.state_dict(), select(network, Target.parse(str(target_branch))).state_dict())
 
 
-@pytest.mark.parametrize(("method", "target"), [("baseline", "target"), ("ahbf", "fused"), ("dbfskd", "ensemble")])
+@pytest.mark.parametrize(("method", "target"), [("baseline", "target"), ("ahbf", "3"), ("dbfskd", "ensemble")])
 @torch.no_grad()
 def test_a_student_is_rebuilt_from_its_file(
     method: str, target: str, make_network: MakeNetwork, image: Tensor, tmp_path: Path

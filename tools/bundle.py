@@ -40,9 +40,7 @@ def main() -> None:
     network = rounded.network()
     metrics = evaluate(network, data, manifest.preprocess, network.targets(), device=torch.device("cpu"), split="test")
     for target, measured in metrics.items():
-        measured |= asdict(
-            profile(select(network, Target.parse(target)), manifest.preprocess.height, manifest.preprocess.width)
-        )
+        measured |= asdict(profile(select(network, Target.parse(target)), manifest.preprocess.height, manifest.preprocess.width))
     manifest = replace(manifest, metrics=metrics)
     save_checkpoint(folder, network, manifest, data)
     write_json(folder / "metrics.json", {"schema_version": 1, "entry": manifest.entry, "targets": metrics})

@@ -26,19 +26,20 @@ def crop_and_flip(
 ) -> UInt8[Tensor, "B S S 3"]:
     """Images `index_B`, each cropped to `size` at a place of its own and mirrored with probability 1/2: one gather.
 
-    The random numbers are drawn on the host (a few hundred of them), so that every device sees the same ones.
+    The random numbers are drawn on the host, a few hundred of them, so that every device sees the same ones. Only they travel:
+    a copy this small is staged by CUDA, and the host does not wait for it.
     """
     batch, height, width = len(index_B), padded_NPQ3.shape[1], padded_NPQ3.shape[2]
     device = padded_NPQ3.device
     top_B = torch.randint(height - size + 1, (batch,), generator=generator)
     left_B = torch.randint(width - size + 1, (batch,), generator=generator)
     mirror_B = torch.randint(2, (batch,), generator=generator).bool() if flip else torch.zeros(batch, dtype=torch.bool)
-    steps_S = torch.arange(size)
+    top_B, left_B, mirror_B, index_B = (t.to(device, non_blocking=True) for t in (top_B, left_B, mirror_B, index_B))
+    steps_S = torch.arange(size, device=device)
     rows_BS = top_B[:, None] + steps_S
     columns_BS = left_B[:, None] + torch.where(mirror_B[:, None], size - 1 - steps_S, steps_S)
     flat_BSS = (rows_BS * width)[:, :, None] + columns_BS[:, None, :] + (index_B * (height * width))[:, None, None]
-    flat = flat_BSS.flatten().to(device, non_blocking=True)
-    return padded_NPQ3.view(-1, 3).index_select(0, flat).view(batch, size, size, 3)
+    return padded_NPQ3.view(-1, 3).index_select(0, flat_BSS.flatten()).view(batch, size, size, 3)
 
 
 def cut_out(images_BHW3: UInt8[Tensor, "B H W 3"], size: int, generator: Generator) -> UInt8[Tensor, "B H W 3"]:
@@ -48,10 +49,12 @@ def cut_out(images_BHW3: UInt8[Tensor, "B H W 3"], size: int, generator: Generat
     square is black, not of the mean colour. Random numbers are drawn on the host.
     """
     batch, height, width = images_BHW3.shape[:3]
-    top_B, left_B = (torch.randint(side, (batch, 1), generator=generator) - size // 2 for side in (height, width))
-    rows_BH, columns_BW = torch.arange(height) - top_B, torch.arange(width) - left_B
+    device = images_BHW3.device
+    corners = (torch.randint(side, (batch, 1), generator=generator) - size // 2 for side in (height, width))
+    top_B1, left_B1 = (corner_B1.to(device, non_blocking=True) for corner_B1 in corners)
+    rows_BH, columns_BW = torch.arange(height, device=device) - top_B1, torch.arange(width, device=device) - left_B1
     inside_BH, inside_BW = ((offset >= 0) & (offset < size) for offset in (rows_BH, columns_BW))
-    keep_BHW = ~(inside_BH[:, :, None] & inside_BW[:, None, :]).to(images_BHW3.device, non_blocking=True)
+    keep_BHW = ~(inside_BH[:, :, None] & inside_BW[:, None, :])
     return images_BHW3 * keep_BHW[..., None]
 
 

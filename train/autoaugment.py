@@ -93,7 +93,7 @@ class CifarPolicy:
         group_B = self.group_T[place_B]
         for group in group_B.unique().tolist():
             operation, members_M = self.operations[group], (group_B == group).nonzero().squeeze(1)
-            place_M, members_M = place_B[members_M].to(device), members_M.to(device)
+            place_M, members_M = (t.to(device, non_blocking=True) for t in (place_B[members_M], members_M))
             images_M3HW = images_B3HW[members_M]
             if operation.name in MOVING:
                 padded_M3Q = F.pad(images_M3HW.flatten(2), (0, 1), value=self.fill)

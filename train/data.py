@@ -56,4 +56,4 @@ class TrainingBatches:
             images = self.policy(images, generator)
         if self.augment.cutout:
             images = cut_out(images, self.augment.cutout, generator)
-        return normalize(images, self.mean, self.std), self.labels[index.to(self.labels.device)]
+        return normalize(images, self.mean, self.std), self.labels[index.to(self.labels.device, non_blocking=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError, UsageError
-from .files import new_folder, read_json, recover, sha256, write_bytes, write_json
+from .files import new_folder, read_json, sha256, standing, write_bytes, write_json
 from .manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
         """The checkpoint in `folder`, or in `folder/checkpoint` where `folder` is a run."""
-        for place in (folder / "checkpoint", folder):
-            recover(place)
+        for place in map(standing, (folder / "checkpoint", folder)):
             if (place / MANIFEST).is_file():
                 return cls(place, Manifest.read(place))
         raise UsageError(f"{folder} holds no checkpoint: there is no {MANIFEST}", hint="give a run folder or a checkpoint folder")

@@ -92,12 +92,17 @@ def read_json(path: Path, schema: int | None = None) -> Any:
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its name when the block ends well and vanishes when it does not.
 
-    A folder that stands at `target` is kept until the new one is whole; `recover` finds it if the machine dies between the two
+    A folder that stands at `target` is kept until the new one is whole; `standing` finds it if the machine dies between the two
     renames.
     """
+    target = target.absolute()
+    if target == Path.cwd():
+        raise OutputError("the folder you stand in cannot be replaced", hint="name a new folder with --output")
+    old = predecessor(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        recover(target)
+        if old.exists() and not target.exists():
+            old.rename(target)  # a process died between its two renames
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     except OSError as error:
         raise not_writable(target, error) from error
@@ -106,7 +111,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield part
         for path in (*part.rglob("*"), part):
             sync(path)
-        old = target.with_name(f".{target.name}.old")
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)  # is there where a process died after both renames
             target.rename(old)
@@ -119,8 +123,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def recover(target: Path) -> None:
-    """Finish or undo a replacement that was cut off: where `target` is gone, its predecessor takes the name again."""
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
+def predecessor(target: Path) -> Path:
+    """Where `new_folder` keeps what stood at `target` while it puts the new folder there."""
+    return target.with_name(f".{target.name}.old")
+
+
+def standing(target: Path) -> Path:
+    """The folder to read: `target`, or its predecessor where a replacement is under way or was cut off. Moves nothing."""
+    old = predecessor(target.absolute())
+    return old if old.exists() and not target.exists() else target
