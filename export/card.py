@@ -119,6 +119,11 @@ def _provenance(provenance: dict[str, Any], source: dict[str, Any] | None = None
     lines = [f"- weights of the checkpoint: sha256 `{source['weights_sha256']}`"] if source else []
     training = provenance.get("training", provenance)
     lines.append(f"- trained by `{training.get('command', 'unknown')}` on {training.get('host', 'an unknown host')}")
+    for before in training.get("resumed", []):
+        lines.append(
+            f"- resumed after epoch {before['epoch']} (step {before['step']}), having been started to last "
+            f"{before['num_epochs']} epochs by `{before['command']}`"
+        )
     lines.append(f"- commit of the training code: `{training.get('git_commit') or 'not a checkout'}`")
     versions = ", ".join(f"{name} {version}" for name, version in sorted(provenance["versions"].items()))
     return "\n".join([*lines, f"- versions: {versions}"])

@@ -117,7 +117,7 @@ def _in_fresh_process(onnx: Path, order: dict[str, Any]) -> tuple[dict[str, Any]
     # A small, fixed environment: what lies in it moves the heap, and with it the bytes of the engine.
     kept = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
     environment |= {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
     # No cached bytecode, neither read nor written: compiling a module moves the heap, too.
     flags = ("-B", "-X", f"pycache_prefix={os.devnull}")

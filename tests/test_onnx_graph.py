@@ -169,9 +169,7 @@ def test_graph_has_nothing_to_fold_and_no_gemm(exported: Path, tmp_path: Path) -
 
 
 def test_cheap_classifier_comes_before_its_pooling(tmp_path: Path) -> None:
-    wide = nn.Sequential(
-        conv_bn(3, 32), conv_bn(32, 32), conv_bn(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2)
-    )
+    wide = nn.Sequential(conv_bn(3, 32), conv_bn(32, 32), conv_bn(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2))
     export_onnx(wide.eval(), tmp_path / "m.onnx", **SIZE)
     assert operators(tmp_path / "m.onnx")[-3:] == ["Relu", "Conv", "ReduceMean"]
 

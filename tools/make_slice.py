@@ -1,4 +1,4 @@
-"""Cut the slice of CIFAR-100 that travels with the project out of the official files: `python tools/make_slice.py --data FOLDER`."""
+"""Cut the slice of CIFAR-100 that travels with the project: `python tools/make_slice.py --data FOLDER`."""
 
 from __future__ import annotations
 
