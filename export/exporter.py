@@ -16,7 +16,7 @@ from ..errors import DataError, GateFailed, OutputError, UnknownName, UsageError
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, describe_files
 from ..zoo.datasets import LabelledImages, find_data, read_split
 from ..zoo.files import new_folder, sha256, write_bytes, write_json
-from ..zoo.manifest import git_commit, library_versions
+from ..zoo.manifest import command_line, git_commit, library_versions
 from ..zoo.target import Target
 from .card import package_card
 from .format import FORMATS, PRECISIONS, ExportOptions, Format, Job
@@ -169,7 +169,12 @@ def export(
                     gates.check(artifact, measured.artifacts[artifact.path], measured.reference_top1)
         metrics = measured.document(manifest, target)
         write_json(part / METRICS, metrics)
-        provenance = {"git_commit": git_commit(), "versions": library_versions(*LIBRARIES), "training": manifest.provenance}
+        provenance = {
+            "command": command_line(),
+            "git_commit": git_commit(),
+            "versions": library_versions(*LIBRARIES),
+            "training": manifest.provenance,
+        }
         document = {
             **description,
             "gates": {"max_drop": gates.max_drop, "min_agreement": gates.min_agreement},

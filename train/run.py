@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,7 @@ from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, save_checkpoint
 from ..zoo.datasets import find_data, read_split
 from ..zoo.files import not_writable, write_bytes
-from ..zoo.manifest import Manifest, git_commit, host_description, library_versions
+from ..zoo.manifest import Manifest, command_line, git_commit, host_description, library_versions
 from ..zoo.method import METHODS
 from ..zoo.preprocess import Preprocess
 from .curve import draw_curve
@@ -204,7 +203,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "git_commit": git_commit(),
         "versions": library_versions(*LIBRARIES),
         "host": name,
-        "command": " ".join(["kdzoo", *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,6 +101,12 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + ("+changes" if dirty.strip() else "")
+
+
+def command_line() -> str:
+    """What the user typed, or the script that called us."""
+    name = Path(sys.argv[0]).stem
+    return shlex.join(["kdzoo" if name in ("kdzoo", "__main__") else name, *sys.argv[1:]])
 
 
 def host_description() -> str:
