@@ -35,7 +35,7 @@ def draw(entry_name: str, path: Path) -> None:
         below = target == "ensemble"
         axes.annotate(
             f"{label}\n{params:.2f} M parameters", (macs, top1), textcoords="offset points", fontsize=8,
-            xytext=(-9 if left else 9, -24 if below else -2), ha="right" if left else "left",
+            xytext=(-9 if left else 9, -24 if below else 2 if left else -21), ha="right" if left else "left",
         )  # fmt: skip
     axes.set(
         xlabel="multiply-adds per image (millions)",
