@@ -64,19 +64,7 @@ class EnvironmentProblem(KdzooError):
     exit_code = 4
 
 
-class HubError(KdzooError):
-    """The Hugging Face Hub or the network said no."""
-
-    exit_code = 5
-
-
 class IntegrityError(KdzooError):
     """A file is corrupt, or is not the file that its manifest describes."""
 
     exit_code = 6
-
-
-class BudgetError(KdzooError):
-    """Nothing satisfies the budget."""
-
-    exit_code = 7

@@ -36,16 +36,22 @@ if TYPE_CHECKING:
         "--input", "input_kind", default="uint8", show_default=True, help="uint8 (N H W C, raw) or float (N C H W, normalised)."
     ),
     click.option("--opset", type=int, help="Opset of the ONNX."),
-    click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the package. [<entry>-<target>]"),
+    click.option(
+        "--output",
+        "-o",
+        type=click.Path(path_type=Path),
+        help="Folder of the package; with several branches, the folder of their packages. [<entry>-<target>]",
+    ),
     click.option("--force", is_flag=True, help="Replace a folder that is not empty."),
     options.data,
-    click.option("--max-drop", type=float, help="Gate: points of top-1 below torch. [0.02 fp32, 0.1 fp16]"),
+    click.option("--max-drop", type=click.FloatRange(-100, 100), help="Gate: points of top-1 below torch. [0.02 fp32, 0.1 fp16]"),
     click.option("--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of equal argmax. [0.9999 fp32, 0.99 fp16]"),
     click.option("--verify/--no-verify", default=True, help="Run and compare every file (recorded in the card)."),
 )
 def export(console: Console, source: str | None, **settings: Any) -> None:
     """Cut a branch out of a checkpoint and write it as measured files."""
-    from ..export.format import DEFAULT_CAPABILITIES, Batch, ExportOptions
+    from ..export.exporter import check_output
+    from ..export.format import Batch, ExportOptions
     from ..export.source import resolve_checkpoint
     from ..zoo.target import Target
 
@@ -56,15 +62,17 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
         batch=Batch.parse(settings["batch"]),
         input=settings["input_kind"],
         opset=settings["opset"],
-        capabilities=settings["capabilities"] or DEFAULT_CAPABILITIES,
+        capabilities=settings["capabilities"],
     )
     checkpoint = resolve_checkpoint(source, console.say)
     targets = options.expand(settings["branches"], checkpoint.targets)
     output: Path | None = settings["output"]
-    packages = []
-    for target in targets:
-        folder = output / f"{checkpoint.manifest.entry}-{target}" if output and len(targets) > 1 else output
-        packages.append(export_one(console, checkpoint, target, choices, folder, settings))
+    names = {target: f"{checkpoint.manifest.entry}-{target}" for target in targets}
+    folders = {t: output / name if output and len(targets) > 1 else output or Path(name) for t, name in names.items()}
+    for target, folder in folders.items():  # all of them, before the first one is written
+        checkpoint.require(target)
+        check_output(folder, checkpoint.folder, settings["force"])
+    packages = [export_one(console, checkpoint, target, choices, folder, settings) for target, folder in folders.items()]
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
     console.result(
         documents if len(documents) > 1 else documents[0],
@@ -73,9 +81,7 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     console.hint(f"kdzoo verify {packages[0].folder}")
 
 
-def export_one(
-    console: Console, checkpoint: Any, target: Any, choices: Any, folder: Path | None, settings: dict[str, Any]
-) -> Package:
+def export_one(console: Console, checkpoint: Any, target: Any, choices: Any, folder: Path, settings: dict[str, Any]) -> Package:
     from ..export.exporter import Gates, export
 
     console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")

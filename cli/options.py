@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +36,9 @@ def pick_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UnknownName("device", name, ["auto", "cpu", "cuda"])
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EnvironmentProblem("torch sees no CUDA GPU on this machine", hint="use --device cpu; kdzoo doctor says more")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UnknownName("device", name, ["auto", "cpu", "cuda", "cuda:0"])
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise EnvironmentProblem(f"torch sees {count} CUDA GPUs, not {name}", hint="use --device cpu; kdzoo doctor says more")
     return name

@@ -56,7 +56,9 @@ def train(
         raise click.exceptions.Exit(130)
     from .info import target_table
 
-    console.result(document, lambda: f"{target_table(result.metrics)}\n\ncurve: {result.folder / 'curve.png'}")
+    curve = result.folder / "curve.png"
+    picture = f"curve: {curve}" if curve.exists() else "no curve was drawn: pip install matplotlib"
+    console.result(document, lambda: f"{target_table(result.metrics)}\n\n{picture}")
     console.hint(f"kdzoo export {result.folder} --branch target --format onnx")
 
 

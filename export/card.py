@@ -65,7 +65,7 @@ def package_card(document: dict[str, Any], metrics: dict[str, Any], artifacts: S
     if latencies:
         header = ("file", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s")
         parts += ["## Latency", table(header, latencies), f"Measured on {metrics['host']}, all cores."]
-    not_run = [f"- `{path}`: {m['not_run']}" for path, m in metrics["artifacts"].items() if "not_run" in m]
+    not_run = [f"- `{a.path}`: {m['not_run']}" for a in artifacts if "not_run" in (m := metrics["artifacts"].get(a.path, {}))]
     if not_run:
         parts += ["## Not measured", "\n".join(not_run)]
     parts += ["## Use", _usage(document, artifacts), "## Provenance", _provenance(document["provenance"], document["source"])]
@@ -150,7 +150,7 @@ def entry_card(manifest: Manifest, targets: dict[str, dict[str, Any]], published
         f"# {manifest.entry}",
         f"{manifest.method} on {manifest.backbone}, {manifest.dataset}: one training run, {len(targets)} deployable targets. "
         f"Top-1 and top-5 are measured on the {some['n']:,} images of the {some['split']} split, with these very weights "
-        f"(stored as {manifest.weights_dtype}), after epoch {manifest.epochs} of {recipe['epochs']}; "
+        f"(stored as {manifest.weights_dtype}), after epoch {some.get('epoch', manifest.epochs)} of {recipe['epochs']}; "
         "no epoch was chosen by its test accuracy.",
         table(("target", "parameters", "multiply-adds", "top-1", "top-5", "published top-1", "points from the paper"), rows),
         "![learning curve](curve.png)",

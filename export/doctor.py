@@ -25,7 +25,7 @@ CORE = (
     "pillow",
     "PyYAML",
 )
-OPTIONAL = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt", "matplotlib": "plot"}
+OPTIONAL = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def packages() -> list[Finding]:
         else:
             result.append(Finding(name, "problem", "not installed", f"pip install {name}"))
     for name, extra in OPTIONAL.items():
-        missing = Finding(name, "absent", "not installed", f"pip install 'kdzoo[{extra}]'")
+        missing = Finding(name, "absent", "not installed", f"pip install {extra}")
         result.append(Finding(name, "ok", found[name]) if name in found else missing)
     if has_runtime and "onnxruntime" in found:
         result.append(Finding(
             "onnxruntime", "problem", "onnxruntime and onnxruntime-gpu are both installed: one overwrites files of the other",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'kdzoo[gpu]'",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
         ))  # fmt: skip
     return result
 
@@ -87,7 +87,7 @@ def formats() -> list[Finding]:
     """Whether each export format can be made here."""
     result = []
     for name in FORMATS.names():
-        maker, why = FORMATS.get(name).resolve()
+        maker, why = FORMATS.get(name).resolve(ExportOptions())
         try:
             maker().check(ExportOptions())
         except KdzooError as error:

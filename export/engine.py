@@ -36,5 +36,6 @@ def emit_engine(job: Job, precision: str, runtime: Runtime, capability: str) -> 
             "sidecar_sha256": sha256(sidecar),
             "from": onnx_name(precision),
             "reproducible": info.reproducible,
+            "build_seconds": round(info.build_seconds or 0.0, 3),
         },
     )

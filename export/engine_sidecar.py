@@ -144,4 +144,4 @@ def preflight(sidecar: Path, engine: Path) -> None:
 
 def missing_package(runtime: str) -> EnvironmentProblem:
     """The error that says how to install `runtime`."""
-    return EnvironmentProblem(f"the package {runtime} is not installed", hint=f"pip install 'kdzoo[{runtime.replace('_', '-')}]'")
+    return EnvironmentProblem(f"the package {runtime} is not installed", hint=f"pip install {runtime.replace('_', '-')}")

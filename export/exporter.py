@@ -203,7 +203,7 @@ def resolve_formats(names: tuple[str, ...], options: ExportOptions, say: Say) ->
     """The makers of the wanted formats, each checked against this machine; the ONNX first, because engines are made from it."""
     makers: dict[str, Format] = {}
     for name in names:
-        cls, why = FORMATS.get(name).resolve()
+        cls, why = FORMATS.get(name).resolve(options)
         if why:
             say(f"{name} -> {why}")
         makers[cls.name] = cls()

@@ -60,7 +60,8 @@ class ExportOptions:
 
     Attributes:
         input: `uint8` (raw `N H W C`, normalised inside the graph) or `float` (normalised `N C H W`).
-        capabilities: GPU compute capabilities that engines are built for.
+        capabilities: GPU compute capabilities that engines are built for; none given: `DEFAULT_CAPABILITIES` ahead of time, or this
+            machine's own GPU.
         opset: of the ONNX; None = the exporter's own choice.
     """
 
@@ -68,7 +69,7 @@ class ExportOptions:
     batch: Batch = field(default_factory=Batch)
     input: str = "uint8"
     opset: int | None = None
-    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Format(ABC):
     from_onnx: ClassVar[bool] = True
 
     @classmethod
-    def resolve(cls) -> tuple[type[Format], str]:
+    def resolve(cls, options: ExportOptions) -> tuple[type[Format], str]:
         """The format that this one stands for on this machine, and why; most stand for themselves."""
         return cls, ""
 

@@ -33,7 +33,7 @@ class Artifact:
     """One emitted file.
 
     Attributes:
-        path: relative to the package. format: `onnx`, `tensorrt-rtx`, ... precision: `fp32` or `fp16`.
+        path: relative to the package. format: `onnx`, `trt-rtx`, ... precision: `fp32` or `fp16`.
         batch: smallest, optimal and largest batch. runtime: what runs it, with the version it was made for.
         compute_capability: of the GPU that an engine is built for. details: what else the format knows (opset, nodes, ...).
     """

@@ -101,7 +101,7 @@ def own_gpu(capability: str | None) -> str:
     if gpu is None:
         raise EnvironmentProblem(
             "tensorrt builds on an NVIDIA GPU and none was found",
-            hint="build ahead of time without a GPU: pip install 'kdzoo[tensorrt-rtx]' and --format trt-rtx",
+            hint="build ahead of time without a GPU: pip install tensorrt-rtx and --format trt-rtx",
         )
     if capability not in (None, gpu):
         raise EnvironmentProblem(
@@ -192,7 +192,7 @@ def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, 
     try:
         trt: Any = import_module(runtime)
     except ImportError as error:
-        hint = f"pip install --force-reinstall 'kdzoo[{runtime.replace('_', '-')}]'"
+        hint = f"pip install --force-reinstall {runtime.replace('_', '-')}"
         raise EnvironmentProblem(f"{runtime} is installed but cannot be imported: {error}", hint=hint) from error
     said: list[str] = []
 
@@ -207,7 +207,7 @@ def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, 
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
         words = _words([parser.get_error(i).desc() for i in range(parser.num_errors)] or said)
-        hint = "export with optimize=True; the first node must cast the uint8 image to float"
+        hint = "the graph must be optimised, and its first node must cast the uint8 image to float"
         raise GateFailed(f"the parser of {runtime} rejects the graph: {words}", hint=hint)
     answer: dict[str, Any] = {"version": trt.__version__}
     if batch is None:

@@ -198,7 +198,17 @@ def test_a_full_disk_is_an_environment_problem(here: Path, fails: Any, monkeypat
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
     assert "the disk is full" in fails(4, "export", ENTRY, "-o", "deep/package")
-    assert [p for p in here.rglob("*") if p.is_file() or p.name.startswith(".")] == []
+    assert list(here.iterdir()) == [], "folders that were made on the way are left behind"
+
+
+def test_of_several_branches_none_is_written_where_one_is_unknown_or_its_place_is_taken(here: Path, fails: Any) -> None:
+    assert "unknown target '9'" in fails(2, "export", ENTRY, "-b", "1", "-b", "9")
+    assert list(here.iterdir()) == []
+    taken = here / f"{ENTRY}-2"
+    taken.mkdir()
+    (taken / "x").touch()
+    assert "is not empty" in fails(2, "export", ENTRY, "-b", "1", "-b", "2")
+    assert list(here.iterdir()) == [taken]
 
 
 @pytest.mark.parametrize("format", ["tensorrt", "trt-rtx", "trt"])
@@ -209,7 +219,7 @@ def test_a_missing_tensorrt_is_told_with_the_pip_line(format: str, here: Path, f
     for module in ("formats.tensorrt_rtx", "formats.tensorrt", "tensorrt_build"):
         monkeypatch.setattr(sys.modules.get(f"kdzoo.export.{module}") or _load(module), "installed_version", nothing)
     extra = "tensorrt" if format == "tensorrt" else "tensorrt-rtx"
-    assert f"pip install 'kdzoo[{extra}]'" in fails(4, "export", ENTRY, "--format", format)
+    assert f"pip install {extra}" in fails(4, "export", ENTRY, "--format", format)
     assert list(here.iterdir()) == []
 
 

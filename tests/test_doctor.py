@@ -74,7 +74,7 @@ def test_a_missing_extra_is_no_problem(installed: Callable[..., None], call: Any
     monkeypatch.setattr(doctor, "machine", list)
     installed(matplotlib=None)
     code, document = call()
-    assert code == 0 and finding(document, "matplotlib")["hint"] == "pip install 'kdzoo[plot]'"
+    assert code == 0 and finding(document, "matplotlib")["hint"] == "pip install matplotlib"
 
 
 def test_every_format_is_judged(call: Any) -> None:

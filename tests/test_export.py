@@ -44,7 +44,7 @@ from kdzoo.zoo.target import Target
 CLASSES = tuple(f"class {i}" for i in range(10))
 TARGETS = ("target", "1", "2", "fused", "ensemble")
 HAS_RTX = installed_version("tensorrt_rtx") is not None
-needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install 'kdzoo[tensorrt-rtx]'")
+needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install tensorrt-rtx")
 LAYOUT = {
     "README.md", "config.json", "golden/expected.npz", "golden/inputs.npz", "labels.txt", "manifest.json", "metrics.json",
     "model.fp32.onnx", "model.safetensors", "preprocess.json",

@@ -88,7 +88,7 @@ def test_overrides_reach_nested_keys_and_keep_their_neighbours() -> None:
         "ahbf-resnet32-cifar100",
         ["epochs=3", "optimizer.lr=5e-2", "schedule.kind=cosine", "schedule.milestones=[1, 2]", "method_config.aux=2", "seed=7"],
     )
-    assert name == "ahbf-resnet32-cifar100"
+    assert name == "ahbf-resnet32-cifar100-modified", "with aux=2 it is another network than the one of the entry"
     assert (recipe.epochs, recipe.optimizer.lr, recipe.schedule.kind, recipe.schedule.milestones) == (3, 0.05, "cosine", (1, 2))
     assert recipe.method_config == {"num_branches": 4, "aux": 2} and recipe.seed == 7
     assert recipe.optimizer.momentum == 0.9 and recipe.batch_size == 128
@@ -141,3 +141,7 @@ def test_every_recipe_of_the_zoo_builds_its_network_and_is_named_after_it(name: 
         network = METHODS.get(recipe.method).from_mapping(recipe.method_config).build(BACKBONES.get(recipe.backbone)(), 100)
     assert network.targets()[0] == "target"
     assert Recipe.from_mapping(recipe.to_dict()) == recipe
+
+
+def test_another_schedule_is_still_the_same_entry() -> None:
+    assert load_recipe("ahbf-resnet32-cifar100", ["epochs=3", "optimizer.lr=0.05"])[0] == "ahbf-resnet32-cifar100"

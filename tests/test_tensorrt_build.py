@@ -23,7 +23,7 @@ from kdzoo.export import engine_sidecar
 from kdzoo.export import tensorrt_build as build
 
 HAS_RTX = engine_sidecar.installed_version("tensorrt_rtx") is not None
-needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install 'kdzoo[tensorrt-rtx]'")
+needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install tensorrt-rtx")
 
 
 def write_classifier(path: Path, *, batch: int | str = "N", cast_first: bool = True) -> Path:
@@ -213,7 +213,7 @@ def test_a_missing_package_is_answered_with_the_pip_line(tmp_path: Path, monkeyp
     monkeypatch.setattr(build, "installed_version", lambda _: None)
     with pytest.raises(EnvironmentProblem, match=runtime) as caught:
         build.build_engine(request(tmp_path, runtime=runtime))
-    assert caught.value.hint == f"pip install 'kdzoo[{runtime.replace('_', '-')}]'"
+    assert caught.value.hint == f"pip install {runtime.replace('_', '-')}"
 
 
 def test_tensorrt_without_a_gpu_points_to_rtx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

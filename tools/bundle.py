@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from kdzoo.export.card import entry_card
 from kdzoo.train.curve import draw_curve
-from kdzoo.train.evaluate import evaluate
+from kdzoo.train.evaluate import count_targets, evaluate
 from kdzoo.train.run import read_log
 from kdzoo.zoo.catalog import CARDS, published_entries
 from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
 from kdzoo.zoo.datasets import find_data, read_split
 from kdzoo.zoo.files import write_bytes, write_json
-from kdzoo.zoo.profile import profile
-from kdzoo.zoo.student import select
-from kdzoo.zoo.target import Target
 
 
 def main() -> None:
@@ -33,14 +30,16 @@ def main() -> None:
 
     trained = Checkpoint.open(arguments.run)
     manifest = replace(trained.manifest, weights_dtype="float16")
+    if manifest.epochs < manifest.recipe["epochs"]:
+        raise SystemExit(f"the run is not finished: {manifest.epochs} of {manifest.recipe['epochs']} epochs")
     data = read_split(find_data(manifest.dataset, arguments.data), "test", manifest.preprocess)
     folder = CARDS / manifest.entry
     rounded = save_checkpoint(folder, trained.network(), manifest, data)
 
     network = rounded.network()
     metrics = evaluate(network, data, manifest.preprocess, network.targets(), device=torch.device("cpu"), split="test")
-    for target, measured in metrics.items():
-        measured |= asdict(profile(select(network, Target.parse(target)), manifest.preprocess.height, manifest.preprocess.width))
+    counts = count_targets(network, network.targets(), manifest.preprocess)
+    metrics = {target: {**counts[target], **metrics[target], "epoch": manifest.epochs} for target in metrics}
     manifest = replace(manifest, metrics=metrics)
     save_checkpoint(folder, network, manifest, data)
     write_json(folder / "metrics.json", {"schema_version": 1, "entry": manifest.entry, "targets": metrics})

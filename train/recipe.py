@@ -5,6 +5,7 @@ The file name of a recipe is the name of its entry. The recipes of the zoo carry
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -16,6 +17,7 @@ import yaml
 from ..errors import UnknownName, UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
+IDENTITY = ("method", "backbone", "dataset", "method_config")
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,13 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[str, 
         raise UsageError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UsageError(f"recipe {path} is not a mapping of keys to values")
+    before, name = Recipe.from_mapping(copy.deepcopy(document)), path.stem
     for override in overrides:
         apply_override(document, override)
-    return path.stem, Recipe.from_mapping(document)
+    recipe = Recipe.from_mapping(document)
+    if any(getattr(before, key) != getattr(recipe, key) for key in IDENTITY):
+        name += "-modified"  # another network or other data: not the entry that the paper's figures belong to
+    return name, recipe
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

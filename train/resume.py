@@ -51,7 +51,7 @@ def restore(
     if changed:
         raise UsageError(
             f"the run in {checkpoint.folder.parent} has another {', '.join(changed)}",
-            hint="resume it with the recipe.yaml of its folder, or start a new run",
+            hint=f"kdzoo train {checkpoint.folder.parent} --resume goes on with its own recipe, or start a new run",
         )
     state = checkpoint.training_state()
     device = next(network.parameters()).device

@@ -120,7 +120,8 @@ def run_training(
     batches = TrainingBatches(train_data, preprocess, recipe.augment, recipe.batch_size, recipe.seed, place)
     if len(batches) == 0:
         raise DataError(f"{path} holds a single training image", hint="a batch needs two")
-    autocast, origin = make_autocast(recipe.precision, place), provenance(place)
+    autocast = make_autocast(recipe.precision, place)
+    origin = {**provenance(place), "precision": "fp32" if autocast is nullcontext else "bf16"}
     counts = count_targets(network, network.targets(), preprocess)
 
     try:
@@ -130,8 +131,7 @@ def run_training(
     epoch, step, totals = 0, 0, Totals()
     if checkpoint is not None:
         epoch, step, totals = restore(checkpoint, recipe, network, optimizer)
-        origin["resumed"] = history(checkpoint.manifest, epoch, step)
-    write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
+        entry, origin["resumed"] = checkpoint.manifest.entry, history(checkpoint.manifest, epoch, step)
     records = [r for r in read_log(output / "log.jsonl") if r["epoch"] <= epoch]
     metrics: dict[str, dict[str, Any]] = {} if checkpoint is None else checkpoint.manifest.metrics
 
@@ -147,6 +147,7 @@ def run_training(
     with signals.listen():
         if checkpoint is None:
             save(epoch, step)
+        write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
         while epoch < recipe.epochs:
             began = time.perf_counter()
             reports = train_epoch(network, method, batches, optimizer, recipe, autocast, epoch, step, totals)

@@ -38,9 +38,9 @@ class Backbone(ABC):
     def stage(self, index: int, depth: int) -> nn.Module:
         """Stage `index` (0-based) with `depth` blocks, its down-sampling included."""
 
-    def classifier(self, num_classes: int, channels: int | None = None) -> nn.Module:
+    def classifier(self, num_classes: int) -> nn.Module:
         """`B C H W` -> logits `B K`: global average pooling and one linear layer."""
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels or self.widths[-1], num_classes))
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.widths[-1], num_classes))
 
     def split(self, k: int) -> tuple[nn.Sequential, Callable[[Sequence[int]], nn.Sequential]]:
         """Cut after stage `k` (0 = after the stem): the shared trunk, and a maker of branches.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .datasets import LabelledImages
     from .method import Method
     from .network import MultiBranch
+    from .target import Target
 
 WEIGHTS = "model.safetensors"
 SAMPLES = "samples.npz"
@@ -71,6 +72,12 @@ class Checkpoint:
     def targets(self) -> tuple[str, ...]:
         """What can be cut out of the network."""
         return self._shapes().targets()
+
+    def require(self, target: Target) -> None:
+        """Raises `UnknownName` where the network has no such target."""
+        from .student import logit_nodes
+
+        logit_nodes(self._shapes(), target)
 
     def _shapes(self) -> MultiBranch:
         """The network without weights, on the meta device."""

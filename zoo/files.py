@@ -75,6 +75,8 @@ def read_json(path: Path, schema: int | None = None) -> Any:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing", hint="the folder is incomplete: copy it again, or make it again") from None
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read: {error.strerror}", hint="look at its permissions") from None
     except ValueError as error:
         raise IntegrityError(f"{path} is not valid JSON ({error})", hint="the file is corrupt: copy it again") from None
     if schema is not None:
@@ -99,6 +101,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     if target == Path.cwd():
         raise OutputError("the folder you stand in cannot be replaced", hint="name a new folder with --output")
     old = predecessor(target)
+    made = [parent for parent in target.parents if not parent.exists()]  # the nearest first
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if old.exists() and not target.exists():
@@ -121,11 +124,17 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise not_writable(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        if not target.exists():
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
 
 
 def predecessor(target: Path) -> Path:
     """Where `new_folder` keeps what stood at `target` while it puts the new folder there."""
-    return target.with_name(f".{target.name}.old")
+    return target.parent / f".{target.name}.old"
 
 
 def standing(target: Path) -> Path:

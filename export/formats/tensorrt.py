@@ -6,7 +6,7 @@ from ..engine import emit_engine
 from ..engine_sidecar import gpu_compute_capability, installed_version
 from ..format import FORMATS, ExportOptions, Format, Job
 from ..package import Artifact
-from ..tensorrt_build import own_gpu
+from ..tensorrt_build import own_gpu, parse_capability
 from .tensorrt_rtx import TensorRTRTX
 
 
@@ -15,7 +15,8 @@ class TensorRT(Format):
     name = "tensorrt"
 
     def check(self, options: ExportOptions) -> None:
-        own_gpu(None)
+        for capability in options.capabilities or (None,):
+            own_gpu(capability)
 
     def emit(self, job: Job, precision: str) -> list[Artifact]:
         return [emit_engine(job, precision, "tensorrt", own_gpu(None))]
@@ -28,10 +29,12 @@ class AnyTensorRT(TensorRT):
     name = "trt"
 
     @classmethod
-    def resolve(cls) -> tuple[type[Format], str]:
+    def resolve(cls, options: ExportOptions) -> tuple[type[Format], str]:
         gpu = gpu_compute_capability()
         if gpu is None:
             return TensorRTRTX, "trt-rtx: there is no NVIDIA GPU here, and TensorRT-RTX builds ahead of time without one"
         if installed_version("tensorrt") is None:
             return TensorRTRTX, "trt-rtx: the package tensorrt is not installed"
+        if any(parse_capability(capability) != gpu for capability in options.capabilities):
+            return TensorRTRTX, f"trt-rtx: tensorrt builds for its own GPU only, which is {gpu}"
         return TensorRT, f"tensorrt: the package and a GPU of compute capability {gpu} are here"
