@@ -80,9 +80,10 @@ class LineReporter:
     def epoch(self, record: dict[str, Any]) -> None:
         losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
         accuracy = " ".join(f"{target} {m['top1']:.2f}" for target, m in record["metrics"].items())
+        tested = f"test top-1 {accuracy}; " if accuracy else ""
         self.console.say(
             f"epoch {record['epoch']}/{self.num_epochs}: {losses}; train {record['train_top1']:.2f} %; "
-            f"test top-1 {accuracy}; {record['images_per_s']:.0f} images/s"
+            f"{tested}{record['images_per_s']:.0f} images/s"
         )
 
 
