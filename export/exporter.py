@@ -33,7 +33,7 @@ from .package import (
     Package,
     write_manifest,
 )
-from .parity import TOLERANCE
+from .parity import tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,10 +73,11 @@ class Gates:
                 f"the gate is {100 * self.min_agreement[precision]:.3f} %",
                 hint="--min-agreement moves the gate",
             )
-        if parity["max_abs_diff"] > TOLERANCE[precision]:
+        allowed = tolerance(precision, parity["largest_logit"])
+        if parity["max_abs_diff"] > allowed:
             raise GateFailed(
                 f"{artifact.path} gives logits that differ from torch by up to {parity['max_abs_diff']:.3g}, "
-                f"at most {TOLERANCE[precision]} is right for {precision}"
+                f"at most {allowed:.3g} is right for {precision}"
             )
         accuracy = measured.get("accuracy")
         if accuracy is not None and reference_top1 is not None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 # The largest |logit difference| from torch that an export may have, and that `verify` allows on the golden images.
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}  # for logits up to `USUAL_LOGIT`; rounding grows with them
+USUAL_LOGIT = 32.0
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,13 +26,19 @@ class Parity:
 
     Attributes:
         agreement: share of images with the same argmax, 0..1. max_abs_diff: largest |logit difference|; None if one is not finite.
-        nan_count: logits of the file that are not finite.
+        nan_count: logits of the file that are not finite. largest_logit: largest |logit| of the reference.
     """
 
     n: int
     agreement: float
     max_abs_diff: float | None
     nan_count: int
+    largest_logit: float
+
+
+def tolerance(precision: str, largest_logit: float) -> float:
+    """The largest |logit difference| that is right for a precision and for reference logits of up to `largest_logit`."""
+    return TOLERANCE[precision] * max(1.0, largest_logit / USUAL_LOGIT)
 
 
 def compare(logits_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> Parity:
@@ -41,7 +48,7 @@ def compare(logits_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -
     nan_count = int((~np.isfinite(logits_NK)).sum())
     worst = None if nan_count else float(np.abs(logits_NK - reference_NK).max())
     agreement = float((logits_NK.argmax(axis=1) == reference_NK.argmax(axis=1)).mean())
-    return Parity(len(logits_NK), agreement, worst, nan_count)
+    return Parity(len(logits_NK), agreement, worst, nan_count, float(np.abs(reference_NK).max()))
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ def test_json_on_stdout_is_the_manifest_and_the_metrics(second: tuple[Package, s
 
 # --- gates --------------------------------------------------------------------------------------------------------------
 
-GOOD = {"n": 100, "agreement": 1.0, "max_abs_diff": 1e-5, "nan_count": 0}
+GOOD = {"n": 100, "agreement": 1.0, "max_abs_diff": 1e-5, "nan_count": 0, "largest_logit": 20.0}
 
 
 @pytest.mark.parametrize(
@@ -329,6 +329,8 @@ GOOD = {"n": 100, "agreement": 1.0, "max_abs_diff": 1e-5, "nan_count": 0}
 def test_each_gate_closes(parity: dict[str, Any], top1: float, says: str, package_of: Callable[[str], Package]) -> None:
     (artifact,) = package_of("1").artifacts
     Gates().check(artifact, {"parity": GOOD, "accuracy": {"top1": 49.99}}, 50.0)
+    larger = {**GOOD, "max_abs_diff": 0.002, "largest_logit": 100.0}  # rounding grows with the logits
+    Gates().check(artifact, {"parity": larger}, 50.0)
     with pytest.raises(GateFailed, match=says):
         Gates().check(artifact, {"parity": {**GOOD, **parity}, "accuracy": {"top1": top1}}, 50.0)
 

@@ -287,7 +287,7 @@ def test_dbfskd_diversity_is_equation_7(reduction: str, divisor: int) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"squared_temperature": True, "temperature": 4.0}, {"div_reduction": "eq7", "alpha": 0.1, "gamma": 0.7}],
+    [{}, {"squared_temperature": True, "temperature": 4.0}, {"div_reduction": "per_sample", "alpha": 0.1, "gamma": 0.7}],
 )
 def test_dbfskd_loss(config: dict[str, Any]) -> None:
     logits, features, ensemble = [leaf(4, 6) for _ in range(5)], [leaf(4, 3, 2, 2) for _ in range(5)], leaf(4, 6)
@@ -299,7 +299,7 @@ def test_dbfskd_loss(config: dict[str, Any]) -> None:
     expected = {
         "ce": sum(ce(z, y) for z in logits),
         "kl": config.get("gamma", 1.5) * sum(kl(z, ensemble.detach(), t, factor) for z in logits),
-        "div": -config.get("alpha", 5e-5) * distance / (4 * 12 if config.get("div_reduction") == "eq7" else 4),
+        "div": -config.get("alpha", 5e-5) * distance / (4 * 12 if config.get("div_reduction", "eq7") == "eq7" else 4),
         "ce_dlf": ce(ensemble, y),
     }
     assert list(parts) == list(expected)

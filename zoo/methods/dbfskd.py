@@ -7,8 +7,9 @@ of the last three branches is the teacher of all.
 
 Readings (the paper leaves them open; each is a field of `Config`):
 1. Temperature 3, no squared temperature in equation 6 (`temperature`, `squared_temperature`).
-2. Diversity loss sums over the map and averages over the batch (`div_reduction="per_sample"`): with the 1/S of equation 7
-   ("eq7") its weight 5e-5 would leave no visible effect, against the ablation of the paper.
+2. Diversity loss as printed in equation 7, with its 1/S (`div_reduction="eq7"`). Its weight 5e-5 then leaves hardly any effect,
+   against the ablation of the paper; but without 1/S ("per_sample") the term, which has no lower bound, outgrows the others:
+   ResNet-20 on 500 images of CIFAR-100 ended at 9 % instead of 53 % (8 epochs, learning rate 0.1).
 3. DLF reads the detached logits of its inputs, weighs them per sample with two linear layers, and is trained by its own cross
    entropy; as teacher it is detached. Hidden width = number of classes / 4.
 4. Convolution of SFF: depth-wise 3x3 with BatchNorm and ReLU on the re-weighted maps, then 1x1 to the width of one map.
@@ -134,7 +135,7 @@ class DBFSKD(Method):
         Attributes:
             gamma: weight of the distillation from DLF. alpha: weight of the diversity loss.
             expansion: e, hidden width of a down-sampling layer over its input. attention_reduction: 0 = no squeeze.
-            temperature, squared_temperature, div_reduction: readings 1 and 2 (`per_sample` or `eq7`).
+            temperature, squared_temperature, div_reduction: readings 1 and 2 (`eq7` or `per_sample`).
         """
 
         gamma: float = 1.5
@@ -143,11 +144,11 @@ class DBFSKD(Method):
         attention_reduction: int = 4
         temperature: float = 3.0
         squared_temperature: bool = False
-        div_reduction: str = "per_sample"
+        div_reduction: str = "eq7"
 
         def __post_init__(self) -> None:
-            if self.div_reduction not in ("per_sample", "eq7"):
-                raise UsageError(f"div_reduction cannot be '{self.div_reduction}'", known=["per_sample", "eq7"])
+            if self.div_reduction not in ("eq7", "per_sample"):
+                raise UsageError(f"div_reduction cannot be '{self.div_reduction}'", known=["eq7", "per_sample"])
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         config, widths, stages = self.config, backbone.widths, len(backbone.depths)
