@@ -279,6 +279,21 @@ def test_dbfskd_dynamic_logits_fusion_trains_itself_and_not_its_inputs() -> None
     assert torch.autograd.grad(ours.sum(), logits, allow_unused=True) == (None, None, None)
 
 
+@pytest.mark.parametrize("backbone", ["resnet20", "resnet18"])
+def test_spatial_gates_of_dbfskd_start_open(backbone: str) -> None:
+    """A gate that starts near 0 passes neither signal nor gradient: its branch would never learn."""
+    from kdzoo.zoo.backbone import BACKBONES
+    from kdzoo.zoo.method import METHODS
+
+    torch.manual_seed(0)
+    network = METHODS.get("dbfskd")().build(BACKBONES.get(backbone)(), 10)
+    for module in network.modules():
+        if isinstance(module, Attention):
+            x = torch.rand(4, module.spatial.in_channels, 8, 8)
+            gate = torch.sigmoid(module.spatial(x).mean(dim=3)).flatten()
+            assert gate.min() > 0.2 and gate.max() < 0.8, f"the spatial gate starts at {gate.min():.3f} to {gate.max():.3f}"
+
+
 @pytest.mark.parametrize(("reduction", "divisor"), [("eq7", 3 * 2 * 4 * 5), ("per_sample", 3)])
 def test_dbfskd_diversity_is_equation_7(reduction: str, divisor: int) -> None:
     a, b, c = leaves = [leaf(3, 2, 4, 5) for _ in range(3)]
