@@ -5,7 +5,7 @@ After every stage but the last hangs an attention down-sample block (ADB) that l
 Br-1..Br-(N-1). Br-N is the backbone. Selective feature fusion (SFF) of all their maps is Br-(N+1); dynamic logits fusion (DLF)
 of the last three branches is the teacher of all.
 
-Readings (the paper leaves them open; each is a field of `Config`):
+Readings (the paper leaves them open; those with a name in brackets are fields of `Config`):
 1. Temperature 3, no squared temperature in equation 6 (`temperature`, `squared_temperature`).
 2. Diversity loss as printed in equation 7, with its 1/S (`div_reduction="eq7"`). Its weight 5e-5 then leaves hardly any effect,
    against the ablation of the paper; but without 1/S ("per_sample") the term, which has no lower bound, outgrows the others:
