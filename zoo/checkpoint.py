@@ -173,7 +173,7 @@ def check_file(path: Path, expected: dict[str, Any] | None) -> None:
     if path.stat().st_size != expected["bytes"]:
         raise IntegrityError(
             f"{path} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}",
-            hint="it is truncated: copy it again",
+            hint="it is not whole, or was changed: copy it again",
         )
     if sha256(path) != expected["sha256"]:
         raise IntegrityError(f"{path} is not the file that its manifest describes (sha256)", hint="it is corrupt: copy it again")
