@@ -268,24 +268,13 @@ def write_student(folder: Path, student: Student, checkpoint: Checkpoint, target
 
 
 def load_student(package: Package) -> Student:
-    """The student of a package, rebuilt from `config.json` and `model.safetensors`, in float32 and evaluation mode."""
-    import torch
-
-    from ..zoo.backbone import BACKBONES
-    from ..zoo.checkpoint import check_file, load_weights
-    from ..zoo.files import read_json
-    from ..zoo.method import METHODS
-    from ..zoo.student import select
+    """The student of a package, its files checked, in float32 and evaluation mode."""
+    from ..zoo.checkpoint import check_file
+    from ..zoo.student import rebuild_student
 
     for name in (CONFIG, WEIGHTS):
         check_file(package.folder / name, package.document["files"].get(name))
-    config = read_json(package.folder / CONFIG)
-    with torch.device("meta"):
-        method = METHODS.get(config["method"]).from_mapping(config["method_config"])
-        network = method.build(BACKBONES.get(config["backbone"])(), config["num_classes"])
-        student = select(network, Target.parse(config["target"]))
-    load_weights(student, package.folder / WEIGHTS)
-    return student
+    return rebuild_student(package.folder / CONFIG, package.folder / WEIGHTS)
 
 
 def write_golden(folder: Path, student: Student, images: NDArray[np.uint8], preprocess: Any) -> None:

@@ -11,9 +11,9 @@ from .recipe import Optimizer, Schedule
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:
-    """SGD over all parameters, fused into one kernel per group."""
+    """SGD over all parameters that learn, fused into one kernel per group."""
     return torch.optim.SGD(
-        network.parameters(),
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,

@@ -145,6 +145,7 @@ def load_weights(module: Any, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     try:
         # Copied: a tensor in a file starts at any byte, and sums over memory that is not aligned differ in the last bit.
         loaded = load_file(path).items()
@@ -155,8 +156,8 @@ def load_weights(module: Any, path: Path) -> None:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise IntegrityError(f"{path} does not hold the weights of this network: {reason}", hint="copy the folder again") from None
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trained)
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

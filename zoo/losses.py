@@ -19,9 +19,14 @@ def sum_of(losses: Iterable[Float[Tensor, ""]]) -> Float[Tensor, ""]:
     return sum(rest, start=first)
 
 
-def cross_entropy(z_BK: Float[Tensor, "B K"], y_B: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Mean over the batch of -log softmax(z)[y]."""
-    return F.cross_entropy(z_BK, y_B)
+def cross_entropy(z_BK: Float[Tensor, "B K"], y: Int[Tensor, " B"] | Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Mean over the batch of -log softmax(z)[y], or of -Σ y log softmax(z) where `y` holds probabilities."""
+    return F.cross_entropy(z_BK, y)
+
+
+def class_numbers(y: Int[Tensor, " B"] | Float[Tensor, "B K"]) -> Int[Tensor, " B"]:
+    """`B` class numbers, of mixed or smoothed labels the likeliest, for losses that single out one class."""
+    return y if y.ndim == 1 else y.argmax(dim=1)
 
 
 def kl_divergence(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from ..errors import UnknownName, UsageError
 from .backbone import Backbone
 from .network import MultiBranch, Outputs
 from .registry import Registry
+
+if TYPE_CHECKING:
+    from .teacher import Teacher
 
 METHODS: Registry[type[Method]] = Registry("method", "kdzoo.zoo.methods")
 
@@ -40,21 +43,55 @@ class Method(ABC):
         for name, value in values.items():
             if name not in known:
                 raise UnknownName("method setting", name, list(known))
-            default = known[name].default
-            wanted = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
-                hint = f"it takes a {type(default).__name__}, as in {name}={default}"
-                raise UsageError(f"method setting '{name}' is {value!r}", hint=hint)
-        return cls(cls.Config(**values))
+            if not _fits(value, known[name].default):
+                takes = {"tuple": "list"}.get(kind := type(known[name].default).__name__, kind)
+                raise UsageError(
+                    f"method setting '{name}' is {value!r}", hint=f"it takes a {takes}, as in {name}={known[name].default}"
+                )
+        return cls(cls.Config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}))
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data; `from_mapping` reads it back."""
         return asdict(self.config)
 
+    def teachers(self, backbone: str) -> tuple[str, ...]:
+        """Backbones of the pre-trained, frozen networks whose outputs the losses read, in the order of `Outputs.teachers`.
+
+        `backbone` is the name of the student's. None by default.
+
+        Raises:
+            UsageError: the configuration has to name one and does not.
+        """
+        return ()
+
     @abstractmethod
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         """The whole training network, freshly initialised from the global random state."""
 
+    def adopt(self, network: MultiBranch, teachers: Sequence[Teacher]) -> None:  # noqa: B027  optional
+        """Copy into the fresh `network` what it takes over from its teachers (SimKD: the classifier). Nothing by default."""
+
     @abstractmethod
     def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """Named scalar losses, already weighted; the loop sums them. `y` holds `B` class numbers."""
+        """Named scalar losses, already weighted; the loop sums them.
+
+        `y` holds `B` class numbers or, with mixed images or smoothed labels, the probabilities `B K` of the classes.
+        """
+
+
+def require_teacher(method: str, backbone: str) -> tuple[str]:
+    """The setting `teacher` of a method that cannot do without; raises `UsageError` where it is empty."""
+    if not backbone:
+        raise UsageError(
+            f"method {method} needs a teacher, and its setting 'teacher' names no backbone",
+            hint="give trained weights with --teacher SOURCE, or method_config: {teacher: BACKBONE}, which is trained first",
+        )
+    return (backbone,)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether `value` is of the kind of `default`; a whole number is good for a number with a fraction, a list for a tuple."""
+    if isinstance(default, tuple):
+        return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)

@@ -23,13 +23,15 @@ class Outputs:
         logits: one `B K` tensor per branch, branch 1 first.
         features: one `B C H W` tensor per branch: the last map, which its classifier pools.
         fused: logits `B K` of the fused classifier, where the method has one.
-        extras: further logits `B K` by name, as the losses of the method need them.
+        extras: further tensors by name (mostly logits `B K`), as the losses of the method need them.
+        teachers: what each frozen, pre-trained network says of the same images; filled by the training loop, without gradient.
     """
 
     logits: list[Tensor]
     features: list[Tensor]
     fused: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    teachers: tuple[Outputs, ...] = ()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """The same outputs with `function` applied to every tensor."""
@@ -39,6 +41,7 @@ class Outputs:
             features=[function(f) for f in self.features],
             fused=None if self.fused is None else function(self.fused),
             extras={name: function(z) for name, z in self.extras.items()},
+            teachers=tuple(teacher.map(function) for teacher in self.teachers),
         )
 
 
@@ -88,7 +91,7 @@ class MultiBranch(Graph):
         branches: in the order of their numbers, branch 1 first.
         target_branch: number of the branch that `target` means.
         fused: node of the fused logits.
-        extras: further logits by name, for the losses.
+        extras: nodes of further tensors by name, for the losses.
     """
 
     def __init__(self) -> None:

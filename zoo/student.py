@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .files import read_json
 from .network import Graph, MultiBranch, Outputs, mean_logits
 from .target import Target
 
@@ -24,7 +27,10 @@ class Student(Graph):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Normalised images `B 3 H W` -> logits `B K`."""
-        values = self.evaluate(image)
+        return self.combine(self.evaluate(image))
+
+    def combine(self, values: dict[str, Tensor]) -> Float[Tensor, "B K"]:
+        """The logits, given the value of every node."""
         return mean_logits([values[name] for name in self.outputs])
 
     def drop_counters(self) -> None:
@@ -58,6 +64,25 @@ def select(network: MultiBranch, target: Target) -> Student:
         student.add(name, copy.deepcopy(network[name]), *network.inputs[name])
     student.drop_counters()
     return student.eval()
+
+
+def rebuild_student(config: Path, weights: Path) -> Student:
+    """The student of a package out of its `config.json` and `model.safetensors`, in float32 and evaluation mode.
+
+    Raises:
+        IntegrityError: the weights are not those of the configuration.
+    """
+    from .backbone import BACKBONES
+    from .checkpoint import load_weights
+    from .method import METHODS
+
+    document = read_json(config)
+    with torch.device("meta"):
+        method = METHODS.get(document["method"]).from_mapping(document["method_config"])
+        network = method.build(BACKBONES.get(document["backbone"])(), document["num_classes"])
+        student = select(network, Target.parse(document["target"]))
+    load_weights(student, weights)
+    return student
 
 
 def target_logits(outputs: Outputs, target: Target, target_branch: int) -> Float[Tensor, "B K"]:

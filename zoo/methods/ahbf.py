@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..backbone import Backbone, kaiming_fan_out
+from ..backbone import Backbone
 from ..losses import cross_entropy, exponential_ramp, kl_divergence, sum_of
 from ..method import METHODS, Method, Progress
 from ..network import IMAGE, MultiBranch, Outputs
@@ -141,24 +141,27 @@ class AHBF(Method):
                 f"a branch cannot own {owned} stages", hint=f"branch_stages is 1 to {stages}, 0 for the backbone's own"
             )
         trunk, make_branch = backbone.split(stages - owned)
-        base, channels = backbone.depths[-owned:], backbone.widths[-1]
+        base = backbone.depths[-owned:]
 
         network = MultiBranch()
-        shared = network.add("trunk", trunk, IMAGE)
+        shared, channels = network.add("trunk", trunk, IMAGE), []
         for m in range(1, config.num_branches + 1):
             left = config.num_branches - m
             depths = thinned(base, config.aux, left) if config.compress else deepened(base, config.aux, m - 1)
-            network.add_branch(network.add(f"branch{m}", make_branch(depths), shared), backbone.classifier(num_classes))
+            channels.append(backbone.out_channels(depths[-1]))
+            features = network.add(f"branch{m}", make_branch(depths), shared)
+            network.add_branch(features, backbone.classifier(num_classes, channels[-1]))
         network.target_branch = config.num_branches if config.compress else 1
 
         assistant = network.branches[0]
         features, logits = assistant.features, assistant.logits
         for m, branch in enumerate(network.branches[1:], start=2):
-            features = network.add(f"fuse{m}", FuseFeatures(channels, channels), features, branch.features)
-            logits = network.add(f"gate{m}", GateLogits(channels), features, logits, branch.logits)
+            previous, current = channels[m - 2 : m]
+            features = network.add(f"fuse{m}", FuseFeatures(previous, current), features, branch.features)
+            logits = network.add(f"gate{m}", GateLogits(current), features, logits, branch.logits)
             network.extras[f"ta{m}"] = logits
         network.fused = logits
-        kaiming_fan_out(network)
+        backbone.initialise(network)
         return network
 
     def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:

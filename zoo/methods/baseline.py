@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..backbone import Backbone, kaiming_fan_out
+from ..backbone import Backbone
 from ..losses import cross_entropy
 from ..method import METHODS, Method, Progress
 from ..network import IMAGE, MultiBranch, Outputs
@@ -21,10 +21,9 @@ class Baseline(Method):
         """Nothing to set."""
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
-        trunk, _ = backbone.split(len(backbone.depths))
         network = MultiBranch()
-        network.add_branch(network.add("trunk", trunk, IMAGE), backbone.classifier(num_classes))
-        kaiming_fan_out(network)
+        network.add_branch(network.add("trunk", backbone.body(), IMAGE), backbone.classifier(num_classes))
+        backbone.initialise(network)
         return network
 
     def losses(self, outputs: Outputs, y: Tensor, progress: Progress) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..backbone import Backbone, kaiming_fan_out
+from ..backbone import Backbone
 from ..layers import AxisMean
 from ..losses import cross_entropy, kl_divergence, sum_of
 from ..method import METHODS, Method, Progress
@@ -164,23 +164,29 @@ class DBFSKD(Method):
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         config, widths, stages = self.config, backbone.widths, len(backbone.depths)
+        exits, channels = backbone.exit_stages(), backbone.out_channels()
         network = MultiBranch()
         value, maps = network.add("stem", backbone.stem(), IMAGE), []
         for j in range(stages):
             value = network.add(f"stage{j + 1}", backbone.stage(j, backbone.depths[j]), value)
-            maps.append(value)
-        for j in range(stages - 1):
-            adb = attention_down_sample(widths[j:], config.expansion, config.attention_reduction)
-            maps[j] = network.add(f"adb{j + 1}", adb, maps[j])
-        for features in maps:
-            network.add_branch(features, backbone.classifier(num_classes))
-        network.target_branch = stages
+            if j in exits:
+                maps.append(value)
+        path = (*(widths[j] for j in exits), widths[-1])
+        for j, tap in enumerate(maps):
+            adb = attention_down_sample(path[j:], config.expansion, config.attention_reduction)
+            maps[j] = network.add(f"adb{j + 1}", adb, tap)
+        maps.append(value)
+        for j, last_map in enumerate(maps, start=1):
+            if (neck := backbone.neck(widths[-1])) is not None:
+                maps[j - 1] = network.add(f"neck{j}", neck, last_map)
+            network.add_branch(maps[j - 1], backbone.classifier(num_classes))
+        network.target_branch = len(maps)
 
-        sff = network.add("sff", SelectiveFeatureFusion(stages, widths[-1]), *maps)
+        sff = network.add("sff", SelectiveFeatureFusion(len(maps), channels), *maps)
         network.fused = network.add_branch(sff, backbone.classifier(num_classes)).logits
         last_three = [branch.logits for branch in network.branches[-3:]]
         network.extras["dlf"] = network.add("dlf", DynamicLogitsFusion(3, num_classes), *last_three)
-        kaiming_fan_out(network)
+        backbone.initialise(network)
         open_gates(network)
         return network
 
