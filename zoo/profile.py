@@ -2,7 +2,8 @@
 
 `plain`: multiply-adds of convolutions and linear layers, no biases, nothing else.
 `dbfskd`: the rule behind table 4 of the DBFSKD paper, that of thop 0.0.31 (2020): a convolution also counts one per output for its
-bias, BatchNorm 2 per element, adaptive average pooling (window + 1) per output; activations, additions and products count nothing.
+bias, BatchNorm 2 per element, adaptive average pooling (window + 1) per output, other average pooling 1 per output; activations,
+additions and products count nothing.
 Current thop (0.1.1) counts BatchNorm as 4 per element and does not reproduce that table.
 """
 
@@ -46,6 +47,8 @@ def layer_macs(layer: nn.Module, x: Tensor, out: Tensor, rule: Rule) -> int:
         return 0 if plain else 2 * x.numel()
     if isinstance(layer, (nn.AdaptiveAvgPool2d, AxisMean)):
         return 0 if plain else (x.numel() // out.numel() + 1) * out.numel()
+    if isinstance(layer, nn.AvgPool2d):
+        return 0 if plain else out.numel()
     if not any(True for _ in layer.parameters()):
         return 0
     raise TypeError(f"no counting rule for {type(layer).__name__}; add one to zoo/profile.py")

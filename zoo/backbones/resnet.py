@@ -1,32 +1,40 @@
-"""Deep Residual Learning for Image Recognition, He et al., 2016, https://arxiv.org/abs/1512.03385, table 1: ResNet-18 and -34.
+"""ResNet-18 to -101 and two of its kin, each with two stems.
 
-`resnet18`, `resnet34` have the stem of the KD literature for 32x32 images (one 3x3 convolution, stride 1, no pooling);
-`resnet18-imagenet`, `resnet34-imagenet` have the paper's (7x7, stride 2, max pooling) for 224x224.
+- Deep Residual Learning for Image Recognition, He et al., 2016, https://arxiv.org/abs/1512.03385, table 1: `resnet18`, `resnet34`
+  (basic blocks), `resnet50`, `resnet101` (bottlenecks).
+- Wide Residual Networks, Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146, table 8: `wide-resnet50-2`, bottlenecks
+  with an inner width of half the outer one.
+- Aggregated Residual Transformations, Xie et al., 2017, https://arxiv.org/abs/1611.05431, table 1: `resnext50`, 32x4d.
+
+The plain name has the stem of the KD literature for 32x32 images (one 3x3 convolution, stride 1, no pooling); with `-imagenet` it
+is the paper's (7x7, stride 2, max pooling) for 224x224.
 
 Readings:
-1. Shortcuts that change the shape are option B (1x1 convolution with BatchNorm), as in torchvision.
+1. Shortcuts that change the shape are option B (1x1 convolution with BatchNorm), and a bottleneck halves the resolution in its 3x3
+   convolution; both as in torchvision, with which `zoo.foreign` exchanges weights.
 
 Shapes: `B` batch, `C` channels, `H` `W` space.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import nn
 
 from ..backbone import BACKBONES, Backbone
-from .resnet_cifar import residual_stage
+from .resnet_cifar import BasicBlock, Block, Bottleneck, residual_stage
+
+Stem = Literal["cifar", "imagenet"]
 
 
 class ResNet(Backbone):
-    """Four stages of basic blocks with 64, 128, 256 and 512 channels."""
+    """Four stages of basic blocks with 64, 128, 256 and 512 channels, or of other blocks with `expansion` times as many."""
 
-    widths = (64, 128, 256, 512)
-
-    def __init__(self, depths: tuple[int, int, int, int], stem: Literal["cifar", "imagenet"]) -> None:
-        self.depths = depths
-        self.stem_kind = stem
+    def __init__(self, depths: tuple[int, ...], stem: Stem, block: Block = BasicBlock, expansion: int = 1) -> None:
+        self.depths, self.block, self.stem_kind = depths, block, stem
+        self.widths = (64 * expansion, 128 * expansion, 256 * expansion, 512 * expansion)
         if stem == "imagenet":
             self.image_size, self.branch_stages = 224, 2
 
@@ -38,24 +46,22 @@ class ResNet(Backbone):
 
     def stage(self, index: int, depth: int) -> nn.Module:
         in_channels = (64, *self.widths)[index]
-        return residual_stage(in_channels, self.widths[index], depth, stride=1 if index == 0 else 2)
+        return residual_stage(in_channels, self.widths[index], depth, 1 if index == 0 else 2, self.block)
 
 
-@BACKBONES.register("resnet18")
-def resnet18() -> Backbone:
-    return ResNet((2, 2, 2, 2), "cifar")
+def register(name: str, depths: tuple[int, ...], block: Block, expansion: int) -> None:
+    @BACKBONES.register(name)
+    def for_cifar() -> Backbone:
+        return ResNet(depths, "cifar", block, expansion)
+
+    @BACKBONES.register(f"{name}-imagenet")
+    def for_imagenet() -> Backbone:
+        return ResNet(depths, "imagenet", block, expansion)
 
 
-@BACKBONES.register("resnet34")
-def resnet34() -> Backbone:
-    return ResNet((3, 4, 6, 3), "cifar")
-
-
-@BACKBONES.register("resnet18-imagenet")
-def resnet18_imagenet() -> Backbone:
-    return ResNet((2, 2, 2, 2), "imagenet")
-
-
-@BACKBONES.register("resnet34-imagenet")
-def resnet34_imagenet() -> Backbone:
-    return ResNet((3, 4, 6, 3), "imagenet")
+register("resnet18", (2, 2, 2, 2), BasicBlock, 1)
+register("resnet34", (3, 4, 6, 3), BasicBlock, 1)
+register("resnet50", (3, 4, 6, 3), Bottleneck, 4)
+register("resnet101", (3, 4, 23, 3), Bottleneck, 4)
+register("wide-resnet50-2", (3, 4, 6, 3), partial(Bottleneck, narrow=2), 4)
+register("resnext50", (3, 4, 6, 3), partial(Bottleneck, narrow=2, groups=32), 4)
