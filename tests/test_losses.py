@@ -11,6 +11,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
+from kdzoo.tests.reference import assert_agree, batch_norm, ce, conv1x1, depthwise3x3, double, kl, leaf, relu, sigmoid, softmax
 from kdzoo.zoo.losses import cross_entropy, exponential_ramp, kl_divergence
 from kdzoo.zoo.method import METHODS, Progress
 from kdzoo.zoo.methods.ahbf import AHBF, FuseFeatures, GateLogits
@@ -32,82 +33,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def leaf(*shape: int) -> Tensor:
-    """Random values of some size, so that a softmax of them is far from flat."""
-    return (3 * torch.randn(*shape, dtype=torch.float64)).requires_grad_()
-
-
-def double(module: nn.Module) -> nn.Module:
-    """In float64, with parameters away from 0 and 1 and BatchNorm statistics away from initialisation; in training mode."""
-    for tensor in module.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.uniform_(0.4, 1.6).mul_(torch.randn_like(tensor).sign() if tensor.ndim > 1 else 1)
-    return module.double()
-
-
-def assert_agree(ours: Tensor, reference: Tensor, leaves: Sequence[Tensor], what: str = "") -> None:
-    """Same value and same gradient with respect to every leaf, to 1e-6 relative."""
-
-    def close(a: Tensor, b: Tensor, name: str) -> None:
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-11, msg=lambda m: f"{what} {name} differs from the formula: {m}")
-
-    close(ours, reference, "value")
-    weight = torch.randn_like(reference)
-    totals = [(z * weight).sum() for z in (ours, reference)]
-    gradients = [torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True) for total in totals]
-    for i, (a, b) in enumerate(zip(*gradients, strict=True)):
-        zero = torch.zeros_like(leaves[i])
-        close(zero if a is None else a, zero if b is None else b, f"gradient of leaf {i} {tuple(leaves[i].shape)}")
-
-
-# The formulas. Nothing below calls kdzoo or a loss of PyTorch.
-
-
-def softmax(z: Tensor) -> Tensor:
-    return z.exp() / z.exp().sum(dim=1, keepdim=True)
-
-
-def ce(z: Tensor, y: Tensor) -> Tensor:
-    return -sum(softmax(z)[i, int(label)].log() for i, label in enumerate(y)) / len(y)
-
-
-def kl(student: Tensor, teacher: Tensor, t: float, factor: float, epsilon: float = 0.0) -> Tensor:
-    q, p = softmax(teacher / t) + epsilon, softmax(student / t)
-    return factor * (q * (q.log() - p.log())).sum() / len(q)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    return 1 / (1 + (-x).exp())
-
-
-def relu(x: Tensor) -> Tensor:
-    return x * (x > 0)
-
-
-def conv1x1(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    out = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], x)
-    return out if conv.bias is None else out + conv.bias[:, None, None]
-
-
-def depthwise3x3(conv: nn.Conv2d, x: Tensor, stride: int) -> Tensor:
-    b, c, h, w = x.shape
-    padded = torch.zeros(b, c, h + 2, w + 2, dtype=x.dtype)
-    padded[:, :, 1:-1, 1:-1] = x
-    taps = [
-        conv.weight[:, 0, i, j, None, None] * padded[:, :, i : i + h : stride, j : j + w : stride]
-        for i in range(3)
-        for j in range(3)
-    ]
-    return sum(taps[1:], start=taps[0])
-
-
-def batch_norm(bn: Any, x: Tensor, training: bool) -> Tensor:
-    others, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
-    mean, var = bn.running_mean.view(shape), bn.running_var.view(shape)
-    if training:
-        mean = x.mean(dim=others, keepdim=True)
-        var = (x - mean).square().mean(dim=others, keepdim=True)
-    return (x - mean) / (var + 1e-5).sqrt() * bn.weight.view(shape) + bn.bias.view(shape)
+# The formulas. Nothing in the next six functions calls kdzoo or a loss of PyTorch.
 
 
 def fuse(m: Any, previous: Tensor, current: Tensor, training: bool) -> Tensor:
@@ -223,6 +149,8 @@ def test_ahbf_official_code_swaps_the_lambdas_and_has_the_third_term() -> None:
     config = AHBF.official_code().config
     assert (config.lambda_takl, config.lambda_btkl, config.ta_to_branch, config.detach_teacher) == (2.0, 4.0, True, False)
     assert config.epsilon == 1e-7
+    recipe = {"lambda_takl": 2, "lambda_btkl": 4, "ta_to_branch": True}  # what `method_config` of a recipe can say
+    assert AHBF.from_mapping(recipe).config == config
 
 
 @pytest.mark.parametrize("training", [True, False])

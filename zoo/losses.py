@@ -6,7 +6,8 @@ Shapes: `B` batch, `K` classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import permutations
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -50,6 +51,12 @@ def kl_divergence(
         log_teacher_BK = F.log_softmax(teacher_BK / temperature, dim=1)
         loss = F.kl_div(log_student_BK, log_teacher_BK, reduction="batchmean", log_target=True)
     return loss * temperature**2 if squared else loss
+
+
+def mutual_divergence(logits: Sequence[Float[Tensor, "B K"]], temperature: float) -> Float[Tensor, ""]:
+    """Deep mutual learning: for every network the mean over the others l of T²·KL(l || network), the others detached; their sum."""
+    pairs = permutations(logits, 2)
+    return sum_of(kl_divergence(z, other.detach(), temperature) for z, other in pairs) / (len(logits) - 1)
 
 
 def exponential_ramp(epoch: float, length: float) -> float:

@@ -46,18 +46,33 @@ class Outputs:
 
 
 class Graph(nn.ModuleDict):
-    """Named modules with named inputs. The name `image` stands for the input, `B 3 H W`."""
+    """Named modules with named inputs. The name `image` stands for the input, `B 3 H W`.
+
+    Attributes:
+        inputs: of every node, in order of evaluation.
+        calls: name of the module that every node calls; mostly the node's own.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.inputs: dict[str, tuple[str, ...]] = {}
+        self.calls: dict[str, str] = {}
 
     def add(self, name: str, module: nn.Module, *inputs: str) -> str:
         """Append a node that calls `module` on the values of `inputs`; gives back its name, to be the input of others."""
+        return self.add_call(name, self.hold(name, module), *inputs)
+
+    def hold(self, name: str, module: nn.Module) -> str:
+        """Keep a module for several nodes to call; gives back its name."""
+        assert name not in self and name != IMAGE, f"module '{name}' exists"
+        self[name] = module
+        return name
+
+    def add_call(self, name: str, module: str, *inputs: str) -> str:
+        """Append a node that calls the held `module`, which other nodes may call as well."""
         assert name not in self.inputs and name != IMAGE, f"node '{name}' exists"
         assert all(i == IMAGE or i in self.inputs for i in inputs), f"node '{name}' has an input that does not exist"
-        self[name] = module
-        self.inputs[name] = inputs
+        self.inputs[name], self.calls[name] = inputs, module
         return name
 
     def needed(self, names: Iterable[str]) -> list[str]:
@@ -72,7 +87,7 @@ class Graph(nn.ModuleDict):
         """The value of every node."""
         values = {IMAGE: image}
         for name, inputs in self.inputs.items():
-            values[name] = self[name](*(values[i] for i in inputs))
+            values[name] = self[self.calls[name]](*(values[i] for i in inputs))
         return values
 
 

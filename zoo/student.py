@@ -61,7 +61,10 @@ def select(network: MultiBranch, target: Target) -> Student:
     outputs = logit_nodes(network, target)
     student = Student(outputs)
     for name in network.needed(outputs):
-        student.add(name, copy.deepcopy(network[name]), *network.inputs[name])
+        module = network.calls[name]
+        if module not in student:
+            student.hold(module, copy.deepcopy(network[module]))
+        student.add_call(name, module, *network.inputs[name])
     student.drop_counters()
     return student.eval()
 

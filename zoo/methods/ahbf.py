@@ -101,7 +101,7 @@ class AHBF(Method):
             num_branches: M.
             aux: a, blocks that each further branch adds (or, compressed, lacks).
             compress: the mode "a down".
-            branch_stages: how many last stages a branch owns; 0 = the backbone's own (compressed: two).
+            branch_stages: how many last stages a branch owns; 0 = the backbone's own (compressed: at least two).
             temperature: τ.
             lambda_takl: λ1, of TA(m-1) <- TA(m). lambda_btkl: λ2, of TA(m-1) <- branch m.
             ramp_epochs: length of the ramp-up ω; 0 = the whole training.
@@ -135,7 +135,7 @@ class AHBF(Method):
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         config, stages = self.config, len(backbone.depths)
-        owned = config.branch_stages or (2 if config.compress else backbone.branch_stages)
+        owned = config.branch_stages or max(backbone.branch_stages, 2 if config.compress else 1)
         if not 1 <= owned <= stages:
             raise UsageError(
                 f"a branch cannot own {owned} stages", hint=f"branch_stages is 1 to {stages}, 0 for the backbone's own"

@@ -33,10 +33,12 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ..backbone import Backbone
+from ..branches import add_stages
 from ..layers import AxisMean
 from ..losses import cross_entropy, kl_divergence, sum_of
 from ..method import METHODS, Method, Progress
-from ..network import IMAGE, MultiBranch, Outputs
+from ..network import MultiBranch, Outputs
+from ..sep_conv import sep_conv
 
 
 class Attention(nn.Module):
@@ -62,24 +64,9 @@ class Attention(nn.Module):
         return x * self.channel(x) * (rows_B1H1 * columns_B11W)
 
 
-def down_sample(in_channels: int, out_channels: int, expansion: float) -> nn.Sequential:
-    """Halve the resolution: depth-wise 3x3 (stride 2), 1x1 to the hidden width, depth-wise 3x3, 1x1; figure 3."""
-    hidden = int(expansion * in_channels)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False),
-        nn.Conv2d(in_channels, hidden, 1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden, bias=False),
-        nn.Conv2d(hidden, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 def attention_down_sample(widths: tuple[int, ...], expansion: float, reduction: int) -> nn.Sequential:
-    """ADB: attention on `widths[0]` channels, then one down-sampling layer per further width."""
-    layers = [down_sample(a, b, expansion) for a, b in pairwise(widths)]
+    """ADB: attention on `widths[0]` channels, then one down-sampling layer (figure 3) per further width."""
+    layers = [sep_conv(a, b, expansion) for a, b in pairwise(widths)]
     return nn.Sequential(Attention(widths[0], reduction), *layers)
 
 
@@ -163,26 +150,19 @@ class DBFSKD(Method):
                 raise UsageError(f"div_reduction cannot be '{self.div_reduction}'", known=["eq7", "per_sample"])
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
-        config, widths, stages = self.config, backbone.widths, len(backbone.depths)
-        exits, channels = backbone.exit_stages(), backbone.out_channels()
-        network = MultiBranch()
-        value, maps = network.add("stem", backbone.stem(), IMAGE), []
-        for j in range(stages):
-            value = network.add(f"stage{j + 1}", backbone.stage(j, backbone.depths[j]), value)
-            if j in exits:
-                maps.append(value)
-        path = (*(widths[j] for j in exits), widths[-1])
-        for j, tap in enumerate(maps):
-            adb = attention_down_sample(path[j:], config.expansion, config.attention_reduction)
-            maps[j] = network.add(f"adb{j + 1}", adb, tap)
-        maps.append(value)
+        config, network = self.config, MultiBranch()
+        taps = add_stages(network, backbone)
+        maps, widths = [tap.node for tap in taps], tuple(tap.channels for tap in taps)
+        for j, tap in enumerate(taps[:-1]):
+            adb = attention_down_sample(widths[j:], config.expansion, config.attention_reduction)
+            maps[j] = network.add(f"adb{j + 1}", adb, tap.node)
         for j, last_map in enumerate(maps, start=1):
             if (neck := backbone.neck(widths[-1])) is not None:
                 maps[j - 1] = network.add(f"neck{j}", neck, last_map)
             network.add_branch(maps[j - 1], backbone.classifier(num_classes))
         network.target_branch = len(maps)
 
-        sff = network.add("sff", SelectiveFeatureFusion(len(maps), channels), *maps)
+        sff = network.add("sff", SelectiveFeatureFusion(len(maps), backbone.out_channels()), *maps)
         network.fused = network.add_branch(sff, backbone.classifier(num_classes)).logits
         last_three = [branch.logits for branch in network.branches[-3:]]
         network.extras["dlf"] = network.add("dlf", DynamicLogitsFusion(3, num_classes), *last_three)
