@@ -108,7 +108,7 @@ def peer(recipe: Recipe, data: LabelledImages, path: Path | None, device: torch.
     transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize])
     pictures: Dataset[Any] = RandomPictures(data, transform)
     if data.source == "cifar100":
-        pictures = CIFAR100(str(find_data(recipe.dataset, path)), train=True, transform=transform, download=False)
+        pictures = CIFAR100(str(find_data(recipe.dataset, path).parent), train=True, transform=transform, download=False)
     loader = DataLoader(pictures, recipe.batch_size, shuffle=True, drop_last=True, num_workers=0)
     sgd, progress = recipe.optimizer, Progress(0, recipe.epochs)
     settings: dict[str, Any] = {"momentum": sgd.momentum, "nesterov": sgd.nesterov, "weight_decay": sgd.weight_decay}

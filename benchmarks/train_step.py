@@ -30,7 +30,8 @@ from host_waits import host_waits
 from train_sides import Side, batches_of, ours, peer, wait
 
 from kdzoo.errors import DataError
-from kdzoo.train.recipe import Recipe, load_recipe
+from kdzoo.train.recipe import Recipe
+from kdzoo.train.recipe_file import load_recipe
 from kdzoo.train.run import recipe_preprocess
 from kdzoo.zoo.datasets import LabelledImages, find_data, read_split
 from kdzoo.zoo.manifest import host_description

@@ -45,7 +45,7 @@ def eval_(console: Console, source: str | None, branches: tuple[str, ...], data:
         place = torch.device(options.pick_device(device))
         network = found.network().to(place)
         wanted = [str(target) for target in options.expand(branches or ("all",), network.targets)]
-        metrics = evaluate(network, split, manifest.preprocess, wanted, device=place, split="test")
+        metrics = evaluate(network, split, manifest.preprocess, wanted, device=place, split="test").targets
     console.result(metrics, lambda: accuracy_table(metrics))
 
 

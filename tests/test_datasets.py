@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from kdzoo.errors import DataError, IntegrityError
-from kdzoo.zoo import datasets
 from kdzoo.zoo.datasets import LabelledImages, find_data, read_split
 from kdzoo.zoo.preprocess import Preprocess
+from kdzoo.zoo.sets import cifar
 
 UNPACK = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "unpack.py"
 
@@ -173,7 +173,7 @@ def accept(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Pretend that the files are the official ones."""
     for name in ("train", "meta"):
         md5 = hashlib.md5((folder / "cifar-100-python" / name).read_bytes()).hexdigest()
-        patch.setitem(datasets.CIFAR100_MD5, name, md5)
+        patch.setitem(cifar.CIFAR100_MD5, name, md5)
 
 
 def test_a_cifar_file_of_another_md5_is_refused_before_it_is_unpickled(
@@ -185,7 +185,7 @@ def test_a_cifar_file_of_another_md5_is_refused_before_it_is_unpickled(
     def no_unpickling(*_: object, **__: object) -> None:
         raise AssertionError("an unknown file reached the unpickler")
 
-    monkeypatch.setattr(datasets, "_ArraysOnly", no_unpickling)
+    monkeypatch.setattr(cifar, "_ArraysOnly", no_unpickling)
     with pytest.raises(IntegrityError, match="md5"):
         read_split(folder, "train", preprocess)
     assert not marker.exists()
@@ -260,11 +260,12 @@ def test_data_is_looked_for_where_the_user_says_then_in_the_environment_then_her
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDZOO_DATA", str(environment))
     assert find_data("cifar100", given) == given
-    assert find_data("cifar100", None) == environment
+    assert find_data("cifar100", None) == environment / "cifar-100-python"
+    assert find_data("cifar100", environment) == find_data("cifar100-lt10", None) == environment / "cifar-100-python"
     assert find_data("flowers", None) == environment / "flowers.npz"
     assert find_data("pets", None) == Path("data/pets")
     monkeypatch.delenv("KDZOO_DATA")
-    assert find_data("cifar100", None) == Path("data")
+    assert find_data("cifar100", None) == Path("data/cifar-100-python")
 
 
 def test_data_that_is_nowhere_is_an_error_that_lists_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

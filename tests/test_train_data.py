@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from kdzoo.train.augment import crop_and_flip, cut_out, normalize, pad_images
+from kdzoo.train.augment import crop_and_flip, cut_out, draw, normalize, pad_images
 from kdzoo.train.autoaugment import CifarPolicy
 from kdzoo.train.data import TrainingBatches, step_generator
 from kdzoo.train.recipe import Augment
@@ -55,7 +55,7 @@ def test_crop_and_flip_equal_slicing_image_by_image_and_use_every_place() -> Non
     row, column = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
     sources = torch.stack([torch.stack([row, column, torch.full_like(row, n)], dim=-1) for n in range(6)]).to(torch.uint8)
     index = torch.arange(600) % 6
-    crops = crop_and_flip(sources, index, 32, flip=True, generator=step_generator(0, 0, 0))
+    crops = crop_and_flip(sources, index, 32, draw(Augment(), 600, (8, 8), 32, None, step_generator(0, 0, 0)))
     places = set()
     for crop, number in zip(crops, index.tolist(), strict=True):
         top, left, mirrored = int(crop[0, 0, 0]), int(crop[0, :, 1].min()), bool(crop[0, 0, 1] > crop[0, 1, 1])
@@ -68,7 +68,8 @@ def test_crop_and_flip_equal_slicing_image_by_image_and_use_every_place() -> Non
 
 def test_without_flip_nothing_is_mirrored() -> None:
     images = pictures(4)
-    assert torch.equal(crop_and_flip(images, torch.arange(4), 32, flip=False, generator=step_generator(0, 0, 0)), images)
+    draws = draw(Augment(flip=False), 4, (0, 0), 32, None, step_generator(0, 0, 0))
+    assert torch.equal(crop_and_flip(images, torch.arange(4), 32, draws), images)
 
 
 def test_normalize_equals_torchvision(preprocess: Preprocess) -> None:
@@ -204,7 +205,9 @@ def test_autoaugment_takes_other_sizes() -> None:
 @pytest.mark.parametrize("size", [16, 7])
 def test_cutout_is_one_black_square_clipped_at_the_border(size: int) -> None:
     images = torch.full((500, 32, 32, 3), 255, dtype=torch.uint8)
-    cut = cut_out(images, size, step_generator(0, 0, 0))
+    corners = draw(Augment(cutout=size), 500, (0, 0), 32, None, step_generator(0, 0, 0)).corner_2B
+    assert corners is not None
+    cut = cut_out(images, size, corners)
     assert set(cut.unique().tolist()) == {0, 255} and int(images.min()) == 255
     centres = set()
     for image in cut:

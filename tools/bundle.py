@@ -37,7 +37,7 @@ def main() -> None:
     rounded = save_checkpoint(folder, trained.network(), manifest, data)
 
     network = rounded.network()
-    metrics = evaluate(network, data, manifest.preprocess, network.targets(), device=torch.device("cpu"), split="test")
+    metrics = evaluate(network, data, manifest.preprocess, network.targets(), device=torch.device("cpu"), split="test").targets
     counts = count_targets(network, network.targets(), manifest.preprocess)
     metrics = {target: {**counts[target], **metrics[target], "epoch": manifest.epochs} for target in metrics}
     manifest = replace(manifest, metrics=metrics)

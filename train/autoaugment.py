@@ -104,9 +104,13 @@ class CifarPolicy:
                 images_M3HW = operation(images_M3HW)
             images_B3HW[members_M] = images_M3HW
 
-    def __call__(self, images_BHW3: UInt8[Tensor, "B H W 3"], generator: Generator) -> UInt8[Tensor, "B H W 3"]:
-        """Every image after a sub-policy of its own."""
+    def through(self, images_BHW3: UInt8[Tensor, "B H W 3"], places_2B: Int[Tensor, "2 B"]) -> UInt8[Tensor, "B H W 3"]:
+        """Every image after the two operations at its places."""
         images_B3HW = images_BHW3.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-        for place_B in self.draw(len(images_BHW3), generator):
+        for place_B in places_2B:
             self.apply(images_B3HW, place_B)
         return images_B3HW.permute(0, 2, 3, 1).contiguous()
+
+    def __call__(self, images_BHW3: UInt8[Tensor, "B H W 3"], generator: Generator) -> UInt8[Tensor, "B H W 3"]:
+        """Every image after a sub-policy of its own."""
+        return self.through(images_BHW3, self.draw(len(images_BHW3), generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, IntegrityError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # Pillow knows many more, some of which start other programs
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values for pictures that lie on their side
+SPARE = 2  # a JPEG is decoded at a fraction of its size where that still has so many times the pixels that are needed
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +49,13 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "interpolation": "bilinear", "crop": "center"}
 
-    def read(self, source: Path | bytes) -> NDArray[np.uint8]:
+    def read(
+        self, source: Path | bytes, part: Callable[[int, int], Box] | None = None, name: str = "the image"
+    ) -> NDArray[np.uint8]:
         """Decode an image file to `H W C` uint8 RGB.
+
+        `part` tells from width and height which part of the picture is taken and scaled to the size; `name` is what messages call
+        the picture where `source` is its bytes.
 
         Raises:
             DataError: the file is missing, or no image that Pillow can decode.
@@ -54,14 +63,26 @@ class Preprocess:
         import numpy as np
         from PIL import Image, ImageOps, UnidentifiedImageError
 
-        name = "the image" if isinstance(source, bytes) else str(source)
+        name = name if isinstance(source, bytes) else str(source)
+        size = (self.width, self.height)
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
-                image = ImageOps.exif_transpose(picture).convert("RGB")
+                orientation = picture.getexif().get(ORIENTATION, 1)
+                width, height = picture.size[::-1] if orientation in SIDEWAYS else picture.size
+                box = (0.0, 0.0, float(width), float(height)) if part is None else part(width, height)
+                surplus = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height) / SPARE
+                if surplus >= 2:
+                    picture.draft(None, (int(picture.width / surplus), int(picture.height / surplus)))  # JPEG; others ignore it
+                image = picture if orientation == 1 else ImageOps.exif_transpose(picture)
+                image = image.convert("RGB")
         except FileNotFoundError:
             raise DataError(f"{name} does not exist") from None
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{name} cannot be decoded: {error}", hint="give a whole JPEG, PNG, WebP, BMP or GIF file") from None
-        if image.size != (self.width, self.height):
-            image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.BILINEAR)
+        if part is not None:
+            across, down = image.width / width, image.height / height  # 1, or less where it was decoded at a fraction of its size
+            edges = (round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down))
+            image = image.crop(edges).resize(size, Image.Resampling.BILINEAR)
+        elif image.size != size:
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8)
