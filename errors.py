@@ -40,6 +40,14 @@ class UnknownName(UsageError):
         super().__init__(f"unknown {kind} '{name}'", known=sorted(known), hint=hint)
 
 
+class BadValue(UsageError):
+    """A setting whose value it cannot take: the `key` as it is written in the recipe, and what it `takes`."""
+
+    def __init__(self, kind: str, key: str, value: object, takes: str, *, known: Sequence[str] = ()) -> None:
+        self.key = key
+        super().__init__(f"{kind} '{key}' cannot be {value!r}", known=known, hint=f"it takes {takes}")
+
+
 class DataError(UsageError):
     """Images or labels that are missing or cannot be used."""
 

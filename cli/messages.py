@@ -10,6 +10,8 @@ import click
 
 from ..errors import KdzooError, UnknownName
 
+MOST_NAMES = 40  # of what is known; `--json` has them all
+
 
 def sentence(error: KdzooError) -> str:
     """What was wrong, what is known, what to do next, in that order."""
@@ -17,7 +19,9 @@ def sentence(error: KdzooError) -> str:
     if isinstance(error, UnknownName) and error.suggestion:
         text += f"; did you mean '{error.suggestion}'?"
     if error.known:
-        text = f"{ended(text)} Known: {', '.join(error.known)}."
+        more = len(error.known) - MOST_NAMES
+        names = f"{', '.join(error.known[:MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
+        text = f"{ended(text)} Known: {names}."
     return with_next(text, error.hint)
 
 

@@ -12,42 +12,72 @@ from .console import Console, verb
 @verb(
     click.argument("recipe"),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the recipe. Repeats."),
+    click.option("--teacher", "teachers", multiple=True, metavar="SOURCE",
+                 help="A trained network to learn from: a run, checkpoint or package folder, or a bundled entry. Repeats."),
     click.option("--seed", type=int, help="Short for --set seed=N."),
     options.data,
     click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the run. [runs/<entry>]"),
     click.option("--resume", is_flag=True, help="Go on with the run; RECIPE may be its folder."),
+    click.option("--compile", is_flag=True, help="Short for --set compile=true: torch.compile the network."),
+    click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events, into <run>/events."),
     options.device,
-)
+)  # fmt: skip
 def train(
     console: Console,
     recipe: str,
     overrides: tuple[str, ...],
+    teachers: tuple[str, ...],
     seed: int | None,
     data: Path | None,
     output: Path | None,
     resume: bool,
+    compile: bool,
+    tensorboard: bool,
     device: str,
 ) -> None:
-    """Train an entry (kdzoo ls), or a recipe file that ends in .yaml."""
-    from ..train.recipe import load_recipe
+    """Train an entry (kdzoo ls), or a recipe file that ends in .yaml.
 
-    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    Several processes or GPUs: torchrun --nproc-per-node N -m kdzoo train RECIPE ...
+    """
+    from ..train.recipe_file import open_recipe
+
+    changes = [*overrides, *([] if seed is None else [f"seed={seed}"]), *(["compile=true"] if compile else [])]
     if Path(recipe).is_dir() and resume:
         from ..zoo.checkpoint import Checkpoint
 
         output = output or Path(recipe)
         entry = Checkpoint.open(output).manifest.entry
-        _, settings = load_recipe(str(Path(recipe) / "recipe.yaml"), changes)
+        written = open_recipe(str(Path(recipe) / "recipe.yaml"), changes)
     else:
-        entry, settings = load_recipe(recipe, changes)
+        written = open_recipe(recipe, changes)
+        entry = written.entry
+    settings = written.recipe
+
+    from ..train.distributed import launched
+    from ..train.recipe_check import check_dataset, check_network
+    from ..train.run import Reporter, run_training
+    from ..train.teachers import open_source, with_teacher
+
+    sources = [open_source(name) for name in teachers]
+    check_network(settings, written.origin, sources[0].backbone if sources else "")
+    check_dataset(settings, written.origin, data)
+    taught = with_teacher(settings, sources)
+    if taught != settings and not entry.endswith("-modified"):
+        entry += "-modified"  # another teacher than that of the entry
     folder = output or Path("runs") / entry
+    first = launched().first
+    with reporter_for(console) as lines:
+        reporter: Reporter = lines
+        if tensorboard and first:
+            from ..train.events import EventReporter
 
-    from ..train.run import run_training
-
-    with reporter_for(console, settings.epochs) as reporter:
+            reporter = EventReporter(lines, folder / "events")
         result = run_training(
-            entry, settings, data=data, output=folder, resume=resume, device=options.pick_device(device), reporter=reporter
-        )
+            entry, taught, data=data, output=folder, resume=resume, device=options.pick_device(device), teachers=sources,
+            reporter=reporter, say=console.say if first else lambda line: None,
+        )  # fmt: skip
+    if not first:
+        raise click.exceptions.Exit(0 if result.finished else 130)
     document = {"run": str(result.folder), "checkpoint": str(result.checkpoint), "epochs": result.epochs,
                 "finished": result.finished, "metrics": result.metrics}  # fmt: skip
     if not result.finished:
@@ -65,14 +95,17 @@ def train(
 class LineReporter:
     """One line of talk per epoch, where nobody watches a terminal."""
 
-    def __init__(self, console: Console, num_epochs: int) -> None:
-        self.console, self.num_epochs = console, num_epochs
+    def __init__(self, console: Console) -> None:
+        self.console, self.entry, self.num_epochs = console, "", 0
 
     def __enter__(self) -> LineReporter:
         return self
 
     def __exit__(self, *exception: object) -> None:
         return None
+
+    def begin(self, entry: str, epoch: int, num_epochs: int) -> None:
+        self.entry, self.num_epochs = entry, num_epochs
 
     def step(self, report: Any) -> None:
         return None
@@ -96,28 +129,36 @@ class BarReporter(LineReporter):
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}"))
         self.progress = Progress(*columns, console=RichConsole(stderr=True))
-        self.task = self.progress.add_task("epoch 1", total=None, words="")
-        self.words = ""
         self.progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
 
+    def begin(self, entry: str, epoch: int, num_epochs: int) -> None:
+        super().begin(entry, epoch, num_epochs)
+        self.words = ""
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)  # that of a teacher, which is done
+        self.task: Any = None
+
     def step(self, report: Any) -> None:
         if report.means:
             self.words = " ".join(f"{name} {value:.2f}" for name, value in report.means.items())
+        done = report.epoch * report.num_steps + report.step
+        if self.task is None:
+            # What an earlier session did counts as done, not as progress: the time left is guessed from this one.
+            self.task = self.progress.add_task("", total=self.num_epochs * report.num_steps, completed=done - 1, words="")
         self.progress.update(
             self.task,
-            description=f"epoch {report.epoch + 1}/{self.num_epochs}",
-            total=self.num_epochs * report.num_steps,
-            completed=report.epoch * report.num_steps + report.step,
+            description=f"{self.entry} {report.epoch + 1}/{self.num_epochs}",
+            completed=done,
             words=f"{report.images_per_s:.0f} images/s {self.words}",
         )
 
 
-def reporter_for(console: Console, num_epochs: int) -> LineReporter:
-    return (BarReporter if console.interactive else LineReporter)(console, num_epochs)
+def reporter_for(console: Console) -> LineReporter:
+    return (BarReporter if console.interactive else LineReporter)(console)
 
 
 command = train

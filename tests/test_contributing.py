@@ -14,7 +14,7 @@ import torch
 import kdzoo.zoo.backbones
 import kdzoo.zoo.methods
 from kdzoo.train.recipe import Recipe
-from kdzoo.train.run import run_training
+from kdzoo.train.run import Silent, run_training
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.method import METHODS
@@ -24,12 +24,6 @@ from kdzoo.zoo.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-
-
-class Silent:
-    def step(self, report: object) -> None: ...
-
-    def epoch(self, record: object) -> None: ...
 
 
 @pytest.fixture

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from kdzoo.cli.messages import sentence
 from kdzoo.errors import UnknownName, UsageError
-from kdzoo.train.recipe import RECIPES, Augment, Recipe, apply_override, load_recipe, recipe_names
-from kdzoo.zoo.backbone import BACKBONES
-from kdzoo.zoo.method import METHODS
+from kdzoo.train.recipe import Augment, Recipe
+from kdzoo.train.recipe_file import apply_override, base_names, load_recipe
 
 LEAST = {"method": "baseline", "backbone": "resnet20", "dataset": "tiny", "epochs": 2, "batch_size": 16}
 
@@ -132,15 +131,33 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in RECIPES.glob("*.yaml")))
-def test_every_recipe_of_the_zoo_builds_its_network_and_is_named_after_it(name: str) -> None:
-    entry, recipe = load_recipe(name)
-    assert entry == name in recipe_names()
-    assert name.startswith(recipe.method) and name.endswith(recipe.dataset) and recipe.backbone in name
-    with torch.device("meta"):
-        network = METHODS.get(recipe.method).from_mapping(recipe.method_config).build(BACKBONES.get(recipe.backbone)(), 100)
-    assert network.targets()[0] == "target"
-    assert Recipe.from_mapping(recipe.to_dict()) == recipe
+@pytest.mark.parametrize("name", base_names())
+def test_a_base_trains_nothing_by_itself_and_anything_in_a_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{name} is a base, not an entry"):
+        load_recipe(name)
+    (tmp_path / "mine.yaml").write_text(f"base: {name}\nmethod: one\nbackbone: resnet20\ndataset: mine\nschedule: {{gamma: 0.3}}\n")
+    entry, recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert entry == "mine" and (recipe.method, recipe.backbone, recipe.schedule.gamma) == ("one", "resnet20", 0.3)
+    assert len(recipe.schedule.milestones) >= 2, "the milestones of the base are gone"
+
+
+def test_a_file_upon_an_entry_keeps_what_it_does_not_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: ahbf-resnet32-cifar100\nmethod_config: {aux: 2}\noptimizer: {lr: 0.05}\n")
+    entry, recipe = load_recipe(str(tmp_path / "mine.yaml"), ["epochs=7"])
+    whole = load_recipe("ahbf-resnet32-cifar100")[1]
+    assert entry == "mine" and recipe.method_config == {"num_branches": 4, "aux": 2} and recipe.epochs == 7
+    assert recipe.optimizer == replace(whole.optimizer, lr=0.05) and recipe.schedule == whole.schedule
+
+
+def test_settings_of_a_method_do_not_outlive_a_change_of_the_method(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: ahbf-resnet32-cifar100\nmethod: one\n")
+    assert load_recipe(str(tmp_path / "mine.yaml"))[1].method_config == {}
+
+
+def test_an_override_leaves_the_entry_for_the_next_as_it_was() -> None:
+    assert load_recipe("ahbf-resnet32-cifar100", ["method_config.aux=1", "optimizer.lr=1"])[1].method_config["aux"] == 1
+    assert load_recipe("ahbf-resnet32-cifar100")[1].method_config["aux"] == 4
+    assert load_recipe("ahbf-resnet32-cifar100")[1].optimizer.lr == 0.1
 
 
 def test_another_schedule_is_still_the_same_entry() -> None:

@@ -19,8 +19,9 @@ from kdzoo.cli import main
 from kdzoo.cli import train as cli_train
 from kdzoo.errors import DataError, OutputError, TrainingDiverged, UsageError
 from kdzoo.train.loop import StepReport
-from kdzoo.train.recipe import Recipe, load_recipe
-from kdzoo.train.run import RunResult, run_training
+from kdzoo.train.recipe import Recipe
+from kdzoo.train.recipe_file import load_recipe
+from kdzoo.train.run import RunResult, Silent, run_training
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.method import METHODS
 from kdzoo.zoo.profile import profile
@@ -29,16 +30,6 @@ from kdzoo.zoo.target import Target
 
 NUM_CLASSES = 8
 CONFIGS: dict[str, dict[str, Any]] = {"ahbf": {"num_branches": 2, "aux": 1}}
-
-
-class Silent:
-    """Watches nothing; tests override what they need."""
-
-    def step(self, report: StepReport) -> None:
-        return None
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +126,12 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(npz: Pat
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from kdzoo.train.recipe import load_recipe
-from kdzoo.train.run import run_training
+from kdzoo.train.recipe_file import load_recipe
+from kdzoo.train.run import Silent, run_training
 
 torch.set_num_threads(1)
 
-class Killer:
+class Killer(Silent):
     def step(self, report):
         if (report.epoch, report.step) == (1, 3):
             os.kill(os.getpid(), signal.SIGKILL)

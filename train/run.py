@@ -1,49 +1,62 @@
-"""A training run: a folder with the resolved recipe, a log, a learning curve and the checkpoint, which can be resumed.
-
-runs/<entry>/  recipe.yaml  log.jsonl  curve.png  checkpoint/{model.safetensors, manifest.json, training.*}
-"""
+"""A training run from its recipe to its checkpoint, alone or in several processes; it can be resumed at any step."""
 
 from __future__ import annotations
 
-import json
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-import yaml
 
-from ..errors import DataError, OutputError, UsageError
+from ..errors import DataError, UsageError
 from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, save_checkpoint
-from ..zoo.datasets import find_data, read_split
-from ..zoo.files import not_writable, write_bytes
-from ..zoo.manifest import Manifest, command_line, git_commit, host_description, library_versions
+from ..zoo.datasets import LabelledImages, find_data, read_split
+from ..zoo.manifest import Manifest
 from ..zoo.method import METHODS
-from ..zoo.preprocess import Preprocess
-from .curve import draw_curve
-from .data import TrainingBatches
+from .average import Average
+from .batches import Batches
+from .data import make_batches
+from .distributed import Processes, joined, launched, restarts, share_batch_norm
 from .evaluate import count_targets, evaluate
-from .loop import StepReport, Totals, check_weights, make_autocast, train_epoch
+from .loop import StepReport, Totals, Training, check_weights, make_autocast, train_epoch
 from .optim import make_optimizer
 from .recipe import Recipe
-from .resume import history, restore, training_state
+from .resume import check_data, history, restore, training_state
+from .run_folder import RunFolder, provenance, read_log
+from .stop import StopSignals
+from .teachers import Source, fingerprint, open_source, teacher_folder, teacher_recipe
 
-LIBRARIES = ("kdzoo", "torch", "torchvision", "numpy", "safetensors")
+ASK_STEPS = 20  # between questions among processes whether one of them was told to stop
+Say = Callable[[str], None]
 
 
 @runtime_checkable
 class Reporter(Protocol):
     """Who watches a run. The command line draws a progress bar."""
 
+    def begin(self, entry: str, epoch: int, num_epochs: int) -> None: ...
+
     def step(self, report: StepReport) -> None: ...
 
     def epoch(self, record: dict[str, Any]) -> None: ...
+
+
+class Silent:
+    """Watches nothing: the processes of a run that are not the first."""
+
+    def begin(self, entry: str, epoch: int, num_epochs: int) -> None:
+        return None
+
+    def step(self, report: StepReport) -> None:
+        return None
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -57,27 +70,6 @@ class RunResult:
     metrics: dict[str, dict[str, Any]]
 
 
-class StopSignals:
-    """Remembers Ctrl-C and SIGTERM, so that the step at hand can end. A second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    @contextmanager
-    def listen(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
 def run_training(
     entry: str,
     recipe: Recipe,
@@ -86,128 +78,202 @@ def run_training(
     output: Path,
     resume: bool = False,
     device: str = "cpu",
+    teachers: Sequence[Source] = (),
     reporter: Reporter,
+    say: Say = lambda line: None,
 ) -> RunResult:
     """Train `recipe` in the folder `output`; with `resume`, go on from the checkpoint there.
 
     A resumed run gives the weights of an uninterrupted one, bit for bit on CPU. The folder can be resumed from its first moment
-    on: the initial weights are saved before the first step, which also tells early that the disk can be written.
+    on: the initial weights are saved before the first step, which also tells early that the disk can be written. Started by
+    `torchrun`, all processes train one network; where torchrun starts them again after one has died, they resume by themselves.
+    Teachers that the method needs and that are not given are trained first and kept (`train.teachers`).
 
     Raises:
         OutputError: the folder is not empty and `resume` was not asked for.
         DataError, IntegrityError: the images are missing or wrong.
+        UsageError: method, backbone or teachers do not fit.
         TrainingDiverged: a loss or a weight is not finite; the last good checkpoint is kept.
     """
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is not a folder", hint="name another place with --output")
-    if not resume and output.exists() and any(output.iterdir()):
-        raise OutputError(f"{output} is not empty", hint="go on with it by --resume, or name another folder with --output")
-    place, preprocess = torch.device(device), recipe_preprocess(recipe)
-    method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
-    backbone = BACKBONES.get(recipe.backbone)()
-    path = find_data(recipe.dataset, data)
-    train_data, test_data = (read_split(path, split, preprocess) for split in ("train", "test"))
-    if train_data.classes != test_data.classes:
-        raise UsageError(f"train and test of {path} have different classes", known=[*train_data.classes[:3], "..."])
+    place = torch.device(device)
+    if place.type == "cuda" and launched().world > 1:
+        place = torch.device("cuda", launched().local_rank)
+    with joined(place) as processes:
+        folder = RunFolder(output, processes.first)
+        result = _Run(entry, recipe, folder, data, place, processes, reporter if processes.first else Silent(), say).train(
+            resume, teachers
+        )
+        processes.barrier()
+    return result
 
-    checkpoint = Checkpoint.open(output) if resume else None
-    if checkpoint is not None and checkpoint.manifest.classes != train_data.classes:
-        raise UsageError(f"the run in {output} has other classes than {path}", hint="resume it with the data of its start")
-    torch.manual_seed(recipe.seed)
-    network = method.build(backbone, len(train_data.classes))
-    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(network, recipe.optimizer)
-    batches = TrainingBatches(train_data, preprocess, recipe.augment, recipe.batch_size, recipe.seed, place)
-    if len(batches) == 0:
-        raise DataError(f"{path} holds a single training image", hint="a batch needs two")
-    autocast = make_autocast(recipe.precision, place)
-    origin = {**provenance(place), "precision": "fp32" if autocast is nullcontext else "bf16"}
-    counts = count_targets(network, network.targets(), preprocess)
 
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable(output, error) from error
-    epoch, step, totals = 0, 0, Totals()
-    if checkpoint is not None:
-        epoch, step, totals = restore(checkpoint, recipe, network, optimizer)
-        entry, origin["resumed"] = checkpoint.manifest.entry, history(checkpoint.manifest, epoch, step)
-    records = [r for r in read_log(output / "log.jsonl") if r["epoch"] <= epoch]
-    metrics: dict[str, dict[str, Any]] = {} if checkpoint is None else checkpoint.manifest.metrics
+@dataclass
+class _Run:
+    """What all parts of a run know."""
 
-    def save(next_epoch: int, next_step: int) -> Checkpoint:
-        manifest = Manifest(
-            entry, recipe.method, method.settings(), recipe.backbone, recipe.dataset, train_data.classes, preprocess,
-            recipe.to_dict(), next_epoch, metrics=metrics, provenance=origin,
+    entry: str
+    recipe: Recipe
+    folder: RunFolder
+    data: Path | None
+    place: torch.device
+    processes: Processes
+    reporter: Reporter
+    say: Say
+    train_data: LabelledImages = field(init=False)
+    test_data: LabelledImages = field(init=False)
+    origin: dict[str, Any] = field(init=False)
+
+    def train(self, resume: bool, given: Sequence[Source]) -> RunResult:
+        recipe, folder, preprocess = self.recipe, self.folder, self.recipe.preprocess
+        resume = resume or (restarts() > 0 and folder.checkpoint.exists())
+        folder.claim(resume)
+        self.processes.barrier()
+        method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
+        path = find_data(recipe.dataset, self.data)
+        self.train_data, self.test_data = (read_split(path, split, preprocess) for split in ("train", "test"))
+        if self.train_data.classes != self.test_data.classes:
+            raise UsageError(f"train and test of {path} have different classes", known=[*self.train_data.classes[:3], "..."])
+        checkpoint = Checkpoint.open(folder.path) if resume else None
+        if checkpoint is not None:
+            check_data(checkpoint, self.train_data, path)
+            given = given or [open_source(t["folder"]) for t in checkpoint.manifest.provenance.get("teachers", [])]
+        sources = self.find_teachers(method.teachers(recipe.backbone), given)
+
+        torch.manual_seed(recipe.seed)
+        network = method.build(BACKBONES.get(recipe.backbone)(), len(self.train_data.classes))
+        teachers = tuple(source.load().to(self.place, memory_format=torch.channels_last) for source in sources)  # type: ignore[call-overload]
+        counts = count_targets(network, network.targets(), preprocess)
+        method.adopt(network, teachers)
+        network.to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = Average(network, recipe.ema_decay) if recipe.ema_decay else None
+        share_batch_norm(network, self.processes)
+        batches: Batches = make_batches(
+            self.train_data, preprocess, recipe.augment, batch_size=recipe.batch_size, seed=recipe.seed, device=self.place,
+            rank=self.processes.rank, world=self.processes.world, workers=recipe.workers,
         )  # fmt: skip
-        state = training_state(network, optimizer, next_epoch, next_step, totals)
-        return save_checkpoint(output / "checkpoint", network, manifest, test_data, state)
+        if len(batches) == 0:
+            raise DataError(f"{path} holds a single training image", hint="a batch needs two")
+        training = Training(
+            network, method, make_optimizer(network, recipe.optimizer), recipe,
+            make_autocast(recipe.precision, self.place), teachers, self.processes, average,
+        )  # fmt: skip
+        self.origin = {
+            **provenance(self.place),
+            "precision": "fp32" if training.autocast is nullcontext else "bf16",
+            "data_fingerprint": fingerprint(self.train_data),
+            "processes": self.processes.world,
+            "teachers": [source.describe() for source in sources],
+        }
+        folder.make()
+        return self.loop(training, batches, counts, checkpoint)
 
-    signals, saved = StopSignals(), time.monotonic()
-    with signals.listen():
-        if checkpoint is None:
-            save(epoch, step)
-        write_bytes(output / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
-        while epoch < recipe.epochs:
-            began = time.perf_counter()
-            reports = train_epoch(network, method, batches, optimizer, recipe, autocast, epoch, step, totals)
-            for report in reports:
-                reporter.step(report)
-                unfinished = report.step < report.num_steps
-                due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
-                if unfinished and (signals.received or due):
-                    totals.read()
-                    check_weights(network)
-                    save(epoch, report.step)
-                    saved = time.monotonic()
-                if unfinished and signals.received:
-                    return RunResult(output, output / "checkpoint", epoch, False, metrics)
-            losses = totals.read()
-            check_weights(network)
-            seconds = time.perf_counter() - began
-            last = epoch + 1 == recipe.epochs
-            evaluated: dict[str, dict[str, Any]] = {}
-            if last or (epoch + 1) % recipe.eval_every == 0:
-                # The last word, which goes into the manifest and the card, is in float32.
-                accuracy = evaluate(
-                    network, test_data, preprocess, network.targets(),
-                    device=place, split="test", autocast=nullcontext if last else autocast,
-                )  # fmt: skip
-                metrics = evaluated = {t: {**counts[t], **accuracy[t], "epoch": epoch + 1} for t in accuracy}
-            record = {
-                "epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], "train_top1": losses.pop("train_top1"),
-                "losses": losses, "metrics": evaluated, "seconds": round(seconds, 3),
-                "images_per_s": round(report.images_per_s, 1), "resumed_at_step": step,
-            }  # fmt: skip
-            records.append(record)
-            epoch, step, totals = epoch + 1, 0, Totals()
-            # The log first: a resumed run drops a record that is ahead of its checkpoint, but cannot make up for a missing one.
-            write_bytes(output / "log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
-            save(epoch, step)
-            saved = time.monotonic()
-            draw_curve(records, output / "curve.png", f"{entry}: {epoch} of {recipe.epochs} epochs")
-            reporter.epoch(record)
-            if signals.received and not last:
-                return RunResult(output, output / "checkpoint", epoch, False, metrics)
-    return RunResult(output, output / "checkpoint", epoch, True, metrics)
+    def find_teachers(self, backbones: Sequence[str], given: Sequence[Source]) -> list[Source]:
+        """A source for each backbone: those given, in this order, and for the rest networks that are trained now, or were before.
 
+        Raises:
+            UsageError: more were given than the method takes, or one does not fit.
+        """
+        if len(given) > len(backbones):
+            raise UsageError(
+                f"method {self.recipe.method} takes {len(backbones)} teachers, {len(given)} were given",
+                hint="give fewer --teacher, or another method",
+            )
+        sources = list(given)
+        for backbone in backbones[len(given) :]:
+            recipe = teacher_recipe(self.recipe, backbone)
+            place = teacher_folder(self.folder.path.parent, recipe, self.train_data)
+            entry = f"baseline-{backbone}-{recipe.dataset}"
+            run = replace(self, entry=entry, recipe=recipe, folder=replace(self.folder, path=place))
+            standing = (place / "checkpoint").exists()
+            if not standing or Checkpoint.open(place).manifest.epochs < recipe.epochs:
+                self.say(f"{self.recipe.method} needs a trained {backbone}: training it first, {recipe.epochs} epochs, in {place}")
+                if not run.train(resume=standing, given=()).finished:
+                    raise KeyboardInterrupt
+                self.processes.barrier()
+            else:
+                self.say(f"the teacher {backbone} was trained before: {place}")
+            sources.append(open_source(str(place)))
+        for source, backbone in zip(sources, backbones, strict=True):
+            source.check(backbone, self.train_data.classes, self.recipe.preprocess)
+        return sources
 
-def recipe_preprocess(recipe: Recipe) -> Preprocess:
-    """Geometry and normalisation of a recipe, as students carry them."""
-    return Preprocess(recipe.image_size, recipe.image_size, recipe.mean, recipe.std)  # type: ignore[arg-type]
+    def loop(
+        self, training: Training, batches: Batches, counts: dict[str, dict[str, int]], checkpoint: Checkpoint | None
+    ) -> RunResult:
+        """The epochs that are left, each trained, tested and saved."""
+        recipe, folder, processes = self.recipe, self.folder, self.processes
+        epoch, step, totals = 0, 0, Totals()
+        if checkpoint is not None:
+            epoch, step, totals = restore(checkpoint, training)
+            self.entry, self.origin["resumed"] = checkpoint.manifest.entry, history(checkpoint.manifest, epoch, step)
+        records = [r for r in read_log(folder.log) if r["epoch"] <= epoch]
+        metrics: dict[str, dict[str, Any]] = {} if checkpoint is None else checkpoint.manifest.metrics
+        signals, saved = StopSignals(), time.monotonic()
+        self.reporter.begin(self.entry, epoch, recipe.epochs)
+        with signals.listen():
+            if checkpoint is None:
+                self.save(training, epoch, step, totals, metrics)
+            folder.write_recipe(recipe)
+            while epoch < recipe.epochs:
+                began = time.perf_counter()
+                for report in train_epoch(training, batches, epoch, step, totals):
+                    self.reporter.step(report)
+                    if report.step == report.num_steps:
+                        break
+                    asked = processes.world == 1 or report.step % ASK_STEPS == 0
+                    stop = asked and processes.any(signals.received is not None, self.place)
+                    if stop or (processes.first and time.monotonic() - saved > 60 * recipe.checkpoint_minutes):
+                        totals.read()
+                        check_weights(training.network)
+                        self.save(training, epoch, report.step, totals, metrics)
+                        saved = time.monotonic()
+                    if stop:
+                        return RunResult(folder.path, folder.checkpoint, epoch, False, metrics)
+                losses = totals.read()
+                check_weights(training.network)
+                seconds = time.perf_counter() - began
+                last = epoch + 1 == recipe.epochs
+                tested: dict[str, Any] = {"metrics": {}}
+                if last or (epoch + 1) % recipe.eval_every == 0:
+                    tested = self.test(training, last)
+                    metrics = {t: {**counts[t], **m, "epoch": epoch + 1} for t, m in tested["metrics"].items()}
+                    tested["metrics"] = metrics
+                record = {
+                    "epoch": epoch + 1, "lr": training.optimizer.param_groups[0]["lr"], "train_top1": losses.pop("train_top1"),
+                    "losses": losses, **tested, "seconds": round(seconds, 3),
+                    "images_per_s": round(report.images_per_s, 1), "resumed_at_step": step,
+                }  # fmt: skip
+                records.append(record)
+                epoch, step, totals = epoch + 1, 0, Totals()
+                # The log first: a resumed run drops a record that is ahead of its checkpoint, but cannot make up for a missing one.
+                folder.write_log(records)
+                self.save(training, epoch, step, totals, metrics)
+                saved = time.monotonic()
+                folder.draw(records, f"{self.entry}: {epoch} of {recipe.epochs} epochs")
+                self.reporter.epoch(record)
+                if not last and processes.any(signals.received is not None, self.place):
+                    return RunResult(folder.path, folder.checkpoint, epoch, False, metrics)
+        return RunResult(folder.path, folder.checkpoint, epoch, True, metrics)
 
+    def test(self, training: Training, last: bool) -> dict[str, Any]:
+        """What the deployed network gets right on the test split; in the last epoch, for manifest and card, in float32."""
+        network, recipe = training.deployed, self.recipe
+        found = evaluate(
+            network, self.test_data, recipe.preprocess, network.targets(),
+            device=self.place, split="test", autocast=nullcontext if last else training.autocast,
+            train_counts=np.bincount(self.train_data.labels, minlength=len(self.train_data.classes)),
+            rank=self.processes.rank, world=self.processes.world, workers=recipe.workers,
+        )  # fmt: skip
+        return {"metrics": found.targets, "distances": found.distances}
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Commit, versions, host and command of this process."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else host_description()
-    return {
-        "git_commit": git_commit(),
-        "versions": library_versions(*LIBRARIES),
-        "host": name,
-        "command": command_line(),
-    }
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, none where there is no log yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def save(self, training: Training, epoch: int, step: int, totals: Totals, metrics: dict[str, dict[str, Any]]) -> None:
+        """A whole checkpoint, by the first process: all of them hold the same weights."""
+        if not self.folder.writes:
+            return
+        recipe = self.recipe
+        manifest = Manifest(
+            self.entry, recipe.method, training.method.settings(), recipe.backbone, recipe.dataset, self.train_data.classes,
+            recipe.preprocess, recipe.to_dict(), epoch, metrics=metrics, provenance=self.origin,
+        )  # fmt: skip
+        state = training_state(training, epoch, step, totals)
+        save_checkpoint(self.folder.checkpoint, training.deployed, manifest, self.test_data, state)

@@ -1,0 +1,160 @@
+"""Two processes train what one trains; a run one of whose processes is killed goes on by itself and ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdzoo.train.distributed import ALONE, Processes, WholeBatchNorm, share_batch_norm
+from kdzoo.zoo.checkpoint import Checkpoint
+
+NUM_STEPS = 20
+RECIPE: dict[str, Any] = {
+    "method": "ahbf", "method_config": {"num_branches": 2, "aux": 1}, "backbone": "resnet20", "dataset": "colours",
+    "image_size": 16, "batch_size": 10, "epochs": 4, "precision": "fp32", "eval_every": 4, "seed": 3,
+    "optimizer": {"lr": 0.05}, "augment": {"pad": 2, "autoaugment": True, "cutout": 4}, "checkpoint_minutes": 1e-9,
+}  # fmt: skip
+# The steps of a run in double precision: in single precision a fresh network with BatchNorm magnifies the last bit of a sum up to
+# ten times per step, and after twenty steps two equally right runs have nothing in common.
+STEPS = """
+import json, sys
+from pathlib import Path
+import torch
+from kdzoo.train.data import make_batches
+from kdzoo.train.distributed import joined, share_batch_norm
+from kdzoo.train.loop import Training, train_step
+from kdzoo.train.optim import make_optimizer
+from kdzoo.train.recipe import Recipe
+from kdzoo.zoo.backbone import BACKBONES
+from kdzoo.zoo.datasets import read_split
+from kdzoo.zoo.method import METHODS, Progress
+
+torch.set_num_threads(1)
+torch.Tensor.float = torch.Tensor.double
+recipe, place = Recipe.from_mapping(json.loads(sys.argv[1])), torch.device("cpu")
+with joined(place) as processes:
+    torch.manual_seed(recipe.seed)
+    method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
+    network = method.build(BACKBONES.get(recipe.backbone)(), 6).double()
+    share_batch_norm(network, processes)
+    data = read_split(Path(sys.argv[2]), "train", recipe.preprocess)
+    batches = make_batches(data, recipe.preprocess, recipe.augment, batch_size=recipe.batch_size, seed=recipe.seed, device=place,
+                           rank=processes.rank, world=processes.world)
+    training = Training(network, method, make_optimizer(network, recipe.optimizer), recipe, processes=processes)
+    losses = []
+    for epoch in range(recipe.epochs):
+        for step, (images, labels) in enumerate(batches.epoch(epoch)):
+            progress, whole = Progress(epoch, recipe.epochs), batches.num_images(step)
+            parts, _ = train_step(training, images.double(), labels, progress, whole)
+            losses.append({name: float(part) for name, part in parts.items()})
+    if processes.first:
+        Path(sys.argv[3]).write_text(json.dumps(losses))
+"""
+# A whole run. With `kill`, process 1 of the first start dies by SIGKILL in mid-epoch.
+RUN = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from kdzoo.train import run
+from kdzoo.train.distributed import launched, restarts
+from kdzoo.train.recipe import Recipe
+
+torch.set_num_threads(1)
+real, kill = run.train_epoch, sys.argv[4] == "kill"
+def watched(*arguments):
+    for report in real(*arguments):
+        if kill and not restarts() and launched().rank == 1 and (report.epoch, report.step) == (1, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield report
+run.train_epoch = watched
+recipe = Recipe.from_mapping(json.loads(sys.argv[1]))
+result = run.run_training("test-entry", recipe, data=Path(sys.argv[2]), output=Path(sys.argv[3]), reporter=run.Silent())
+assert result.finished
+"""
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """47 training images, so that the last batch of an epoch (7 images) is shared unevenly."""
+    draw = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split, count in (("train", 47), ("test", 9)):
+        labels = np.arange(count) % 6
+        arrays[f"{split}_labels"] = labels
+        arrays[f"{split}_images"] = (30 * labels[:, None, None, None] + draw.integers(0, 90, (count, 16, 16, 3))).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "colours.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def launch(script: str, npz: Path, output: Path, *, processes: int, kill: bool = False) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "1"]
+    (output.parent / "script.py").write_text(script)
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(output.parent / "script.py")]
+    arguments = [json.dumps(RECIPE), str(npz), str(output), "kill" if kill else "live"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def pair(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes."""
+    output = tmp_path_factory.mktemp("pair") / "run"
+    launch(RUN, npz, output, processes=2)
+    return output
+
+
+def test_two_processes_have_the_losses_of_one_over_twenty_steps(npz: Path, tmp_path: Path) -> None:
+    losses = []
+    for processes in (1, 2):
+        launch(STEPS, npz, tmp_path / f"{processes}.json", processes=processes)
+        losses.append(json.loads((tmp_path / f"{processes}.json").read_text()))
+    one, two = (torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in losses)
+    assert len(one) == NUM_STEPS and one.std(dim=0).min() > 0, "the losses do not move: nothing was compared"
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6, msg=lambda m: f"losses by step and part {list(losses[0][0])}: {m}")
+
+
+def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(npz: Path, pair: Path, tmp_path: Path) -> None:
+    launch(RUN, npz, tmp_path / "run", processes=2, kill=True)
+    again, whole = (Checkpoint.open(folder) for folder in (tmp_path / "run", pair))
+    resumed = again.manifest.provenance["resumed"]
+    assert [(r["epoch"], r["step"]) for r in resumed] in ([(1, 2)], [(1, 3)]), "it did not resume in mid-epoch"
+    pairs = zip(again.network().state_dict().items(), whole.network().state_dict().values(), strict=True)
+    different = [name for (name, tensor), other in pairs if not torch.equal(tensor, other)]
+    assert not different
+    assert again.manifest.metrics == whole.manifest.metrics
+
+
+def test_processes_test_every_image_once(pair: Path) -> None:
+    metrics = Checkpoint.open(pair).manifest.metrics
+    assert {m["n"] for m in metrics.values()} == {9}
+    assert all(abs(m["top1"] * 9 / 100 - round(m["top1"] * 9 / 100)) < 1e-3 for m in metrics.values())
+
+
+def test_batch_norm_is_left_alone_in_a_run_of_one_process() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    share_batch_norm(network, ALONE)
+    assert type(network[1]) is nn.BatchNorm2d
+
+
+def test_shared_batch_norm_keeps_names_values_and_evaluation() -> None:
+    network = nn.Sequential(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.Flatten(), nn.BatchNorm1d(4 * 9))
+    x = torch.randn(5, 4, 3, 3)
+    network(x)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    expected = network.eval()(x)
+    share_batch_norm(network, Processes(rank=0, world=2))
+    assert isinstance(network[0][0], WholeBatchNorm) and isinstance(network[2], WholeBatchNorm)
+    after = network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert torch.equal(network(x), expected)

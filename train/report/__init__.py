@@ -1,0 +1,1 @@
+"""Insight pictures of a run, on one self-contained page (`kdzoo report`)."""

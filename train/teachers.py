@@ -1,0 +1,152 @@
+"""The pre-trained networks that a method needs: opened where the user has them, else trained first, once, and kept.
+
+A teacher that is trained here is the baseline of its backbone with the recipe of the student, changed by the key `teacher` of that
+recipe. It is kept beside the run, in `teachers/<entry>-<digest>`, where the digest stands for recipe and data: every run that needs
+the same teacher finds it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..zoo.catalog import entries
+from ..zoo.checkpoint import WEIGHTS, Checkpoint
+from ..zoo.datasets import LabelledImages
+from ..zoo.files import read_json, sha256, standing
+from ..zoo.manifest import MANIFEST
+from ..zoo.preprocess import Preprocess
+from ..zoo.student import rebuild_student, select
+from ..zoo.target import Target
+from ..zoo.teacher import Teacher
+from .recipe import Recipe
+
+CONFIG, LABELS, PREPROCESS = "config.json", "labels.txt", "preprocess.json"  # of a package
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network on disk, not loaded yet: what can be compared before anything is computed."""
+
+    folder: Path
+    backbone: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    load: Callable[[], Teacher]
+
+    def check(self, backbone: str, classes: Sequence[str], preprocess: Preprocess) -> None:
+        """Raises `UsageError`, with the difference, where it cannot teach a student of these classes and this input."""
+        pairs = {
+            "backbone": (self.backbone, backbone),
+            "number of classes": (len(self.classes), len(classes)),
+            "input": ((self.preprocess.height, self.preprocess.width), (preprocess.height, preprocess.width)),
+            "normalisation": ((self.preprocess.mean, self.preprocess.std), (preprocess.mean, preprocess.std)),
+        }
+        for what, (own, wanted) in pairs.items():
+            if own != wanted:
+                raise UsageError(
+                    f"the teacher {self.folder} does not fit: its {what} is {own}, the student's {wanted}",
+                    hint="give another --teacher, or change the recipe (mean, std, image_size, method_config.teacher)",
+                )
+        differ = [i for i, (own, wanted) in enumerate(zip(self.classes, classes, strict=True)) if own != wanted]
+        if differ:
+            i = differ[0]
+            raise UsageError(
+                f"the teacher {self.folder} does not fit: its class {i} is '{self.classes[i]}', the student's '{classes[i]}'",
+                hint="teacher and student must have the same classes in the same order",
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest of the student."""
+        return {"folder": str(self.folder), "backbone": self.backbone, "weights_sha256": sha256(self.folder / WEIGHTS)}
+
+
+def open_source(name: str) -> Source:
+    """The teacher that `name` means: a run, a checkpoint or a package, or an entry whose weights are bundled. Of a checkpoint it is
+    the target.
+
+    Raises:
+        UsageError, IntegrityError: nothing usable is there.
+    """
+    folder = Path(name)
+    if not folder.exists():
+        bundled = {entry.name: entry.folder for entry in entries() if entry.folder is not None}
+        if name not in bundled:
+            raise UsageError(
+                f"there is no teacher '{name}'",
+                known=sorted(bundled),
+                hint="give the folder of a run, a checkpoint or a package; without --teacher the teacher is trained first",
+            )
+        folder = bundled[name]
+    manifest = standing(folder) / MANIFEST
+    if manifest.is_file() and read_json(manifest).get("kind") == "package":
+        return open_package(standing(folder))
+    checkpoint = Checkpoint.open(folder)
+
+    def load() -> Teacher:
+        student = select(checkpoint.network(), Target("target"))
+        return Teacher(student, str(folder), checkpoint.manifest.backbone)
+
+    described = checkpoint.manifest
+    return Source(checkpoint.folder, described.backbone, described.classes, described.preprocess, load)
+
+
+def open_package(folder: Path) -> Source:
+    """A student that `export` wrote."""
+    document = read_json(folder / CONFIG)
+    labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+
+    def load() -> Teacher:
+        return Teacher(rebuild_student(folder / CONFIG, folder / WEIGHTS), str(folder), document["backbone"])
+
+    return Source(folder, document["backbone"], tuple(labels), Preprocess.from_dict(read_json(folder / PREPROCESS)), load)
+
+
+def with_teacher(recipe: Recipe, sources: Sequence[Source]) -> Recipe:
+    """The recipe whose method is told the backbone of the given teacher, where it has a setting for it."""
+    from ..zoo.method import METHODS
+
+    settings = METHODS.get(recipe.method).from_mapping(recipe.method_config).settings()
+    if not sources or "teacher" not in settings or settings["teacher"] == sources[0].backbone:
+        return recipe
+    return replace(recipe, method_config={**recipe.method_config, "teacher": sources[0].backbone})
+
+
+def teacher_recipe(recipe: Recipe, backbone: str) -> Recipe:
+    """The recipe of a teacher that has to be trained first.
+
+    Raises:
+        UnknownName, UsageError: the key `teacher` of the student's recipe holds something that no recipe has.
+    """
+    document = recipe.to_dict()
+    plain = {"method": "baseline", "method_config": {}, "teacher": {}, "backbone": backbone}
+    return Recipe.from_mapping(merged({**document, **plain}, recipe.teacher))
+
+
+def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`document` with `changes`, key by key, mappings within as well."""
+    result = copy.deepcopy(document)
+    for key, value in changes.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
+
+
+def fingerprint(data: LabelledImages) -> str:
+    """A digest of the labels and the classes of a training split: another one is another data set."""
+    digest = hashlib.sha256("\n".join(data.classes).encode())
+    digest.update(data.labels.tobytes())
+    return digest.hexdigest()
+
+
+def teacher_folder(runs: Path, recipe: Recipe, data: LabelledImages) -> Path:
+    """Where the teacher with this recipe, trained on this data, is kept."""
+    told = json.dumps({**recipe.to_dict(), "workers": 0, "checkpoint_minutes": 0, "data": fingerprint(data)}, sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return runs / "teachers" / f"baseline-{recipe.backbone}-{recipe.dataset}-{digest}"
