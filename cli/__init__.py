@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "verify": "Check a package: checksums, golden images, accuracy.",
         "bench": "Measure the latency of the files of a package.",
         "predict": "Classify images.",
+        "report": "Draw what a run learnt on one HTML page.",
     },
     "Machine": {
         "doctor": "Say what this machine can train, export and run.",

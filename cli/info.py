@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import options
@@ -13,15 +14,13 @@ def info(console: Console, source: str | None) -> None:
     from ..export.source import resolve
     from ..zoo.catalog import entries
 
-    entry = next((e for e in entries() if e.name == source and e.folder is None), None)
+    entry = None if source is None or Path(source).is_dir() else next((e for e in entries() if e.name == source), None)
     if entry is not None:
-        from dataclasses import asdict
+        from .entry import describe_entry, entry_document
 
-        figures = "\n".join(f"  {target}: {top1:.2f} %" for target, top1 in entry.published.items())
-        console.result(
-            asdict(entry), lambda: f"{entry.name}: no weights bundled\n{entry.paper}\npublished top-1, {entry.source}:\n{figures}"
-        )
-        console.hint(f"kdzoo train {entry.name}")
+        document = entry_document(entry)
+        console.result(document, lambda: describe_entry(document, entry))
+        console.hint(f"kdzoo train {entry.name}" if entry.folder is None else f"kdzoo export {entry.name} --branch target")
         return
     found = resolve(source, console.say)
     if isinstance(found, Package):
