@@ -25,7 +25,11 @@ CORE = (
     "pillow",
     "PyYAML",
 )
-OPTIONAL = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt", "matplotlib": "matplotlib"}
+OPTIONAL = {
+    "tensorrt_rtx": "tensorrt-rtx",
+    "tensorrt": "tensorrt",
+    **{name: name for name in ("matplotlib", "scikit-learn", "tensorboard")},
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ... import __version__
 from ...errors import UsageError
 from ...zoo.checkpoint import Checkpoint
 from ...zoo.datasets import ImageSplit
@@ -91,6 +90,6 @@ def build_report(
             grouped = observe(network, in_memory(data, choice.images), manifest.preprocess, place)
         sections.append(tsne_section(run, grouped, choice, images.words, SEED))
         sections.append(correlation_section(run, seen, len(some), words))
-    versions = library_versions("torch", "matplotlib", "scikit-learn")
-    footer = f"Written by kdzoo report, kdzoo {__version__}, {', '.join(f'{n} {v}' for n, v in versions.items())}."
+    versions = library_versions("kdzoo", "torch", "matplotlib", "scikit-learn")
+    footer = f"Written by kdzoo report with {', '.join(f'{n} {v}' for n, v in versions.items())}."
     return Report(page(run, sections, footer), {s.key: s.missing or "drawn" for s in sections})

@@ -70,7 +70,9 @@ def embed(pooled_NC: Float[ndarray, "N C"], seed: int) -> Float[ndarray, "N 2"]:
     """
     try:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
     except ImportError:
         raise EnvironmentProblem("t-SNE needs scikit-learn, which is not installed", hint="pip install scikit-learn") from None
     tsne = TSNE(2, perplexity=perplexity(len(pooled_NC)), init="pca", learning_rate="auto", random_state=seed, n_jobs=1)
-    return tsne.fit_transform(pooled_NC.astype(np.float64))
+    with threadpool_limits(1):  # a thousand tiny steps: on a busy machine a second thread only waits
+        return tsne.fit_transform(pooled_NC.astype(np.float64))

@@ -39,7 +39,7 @@ class Observations:
     def distances(self) -> Float[ndarray, "M M"]:
         """Mean L2 distance between the probabilities of every two branches."""
         stacked_NMK = torch.from_numpy(np.stack(self.probabilities, axis=1))
-        return branch_distances(stacked_NMK).numpy()
+        return branch_distances(stacked_NMK).numpy() / len(stacked_NMK)
 
 
 def in_memory(data: ImageSplit, places: Int[ndarray, " N"]) -> LabelledImages:

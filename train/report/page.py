@@ -35,7 +35,7 @@ td.number { white-space: nowrap; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; list-style: none; padding: 0; margin: .75rem 0; font-size: .875rem; }
 .legend img { width: 1.05rem; height: 1.05rem; vertical-align: -.2rem; margin-right: .3rem; }
 .tiles th, .tiles td { padding: .25rem .3rem; font-size: .8rem; line-height: 1.25; width: 6.6rem; }
-.tiles img { display: block; width: 6rem; }
+.tiles img { display: block; width: 6rem; margin-bottom: .2rem; }
 .tiles td { overflow-wrap: anywhere; } .tiles .wrong { font-weight: 600; }
 .scale { display: flex; align-items: center; gap: .5rem; font-size: .8rem; } .scale img { height: .75rem; width: 10rem; }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); }
@@ -53,7 +53,7 @@ def page(run: Run, sections: Sequence[Section], footer: str) -> str:
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(f'{manifest.method} on {manifest.backbone}, {manifest.dataset}.')} One network was trained; every target "
-        f"below can be cut out of it.</p>",
+        f"below can be cut out of it. Pictures 3 to 6 are of the kinds that the papers of AHBF, DBFSKD and THFKD draw.</p>",
         f'<nav aria-label="sections"><ol>{contents}</ol></nav>',
         "<h2>The run</h2>",
         f'<table class="facts"><tbody>{"".join(map(_fact, run.facts()))}</tbody></table>',

@@ -18,7 +18,7 @@ from .pictures import MARKERS, Draw, Theme, label_points
 
 STYLES = ("-", "--", ":", "-.")
 MANY_LINES = 10
-BROWN = "#8C510A"
+BROWN = "#A6611A"
 
 
 def colour(number: int, theme: Theme) -> str:

@@ -14,7 +14,7 @@ TITLES = {
     CURVES: "Learning curves",
     DISTANCE: "Distance between branches",
     GRADCAM: "Where each branch looks: Grad-CAM",
-    TSNE: "Features of each branch: t-SNE",
+    TSNE: "Features of each branch: t\u2011SNE",
     CORRELATION: "Correlation between channels",
 }
 
