@@ -1,6 +1,6 @@
 """Is loading the bottleneck? Images per second of loading and augmenting, of the training step, and of both together.
 
-    python /work/shared/data/unpack.py /tmp/data tiny-imagenet-val
+    python ../shared/data/unpack.py /tmp/data tiny-imagenet-val
     PYTHONPATH=.types python benchmarks/data_loading.py --data /tmp/data/tiny-imagenet-val
 
 folder  our `StreamedBatches` over an image folder: decoding in worker processes, augmentation of whole batches on the device
@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     step, num_classes = make_step(args, scratch, device)
     loading: dict[str, list[float]] = {name: [] for name in loaders[args.batch]}
     together: dict[str, list[float]] = {name: [] for name in loading}
+    waiting: dict[str, list[float]] = {name: [] for name in loading}
     alone: list[float] = []
     for number in range(args.rounds + 1):  # the first round starts the workers and warms everything up
         for name, epoch in loaders[args.batch].items():
@@ -82,13 +84,15 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     fixed = next(loaders[args.step_batch]["folder"](0))
     step(*fixed)
     for number in range(args.rounds):
-        alone.append(train([fixed] * args.steps, step, device))
+        alone.append(train(repeat(fixed), step, args.steps, device)[0])
         for name, epoch in loaders[args.step_batch].items():
             batches = epoch(number)
             next(batches)
-            together[name].append(train((next(batches) for _ in range(args.steps)), step, device))
+            rate, percent = train(batches, step, args.steps, device)
+            together[name].append(rate)
+            waiting[name].append(percent)
             del batches
-    rate = statistics.median(alone)
+    rate = median(alone)
     return {
         "host": torch.cuda.get_device_name() if device.type == "cuda" else host_description(),
         "torch": torch.__version__, "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1),
@@ -96,9 +100,12 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "batch": args.batch, "images": args.images, "step_batch": args.step_batch, "steps": args.steps,
         "loading": {name: summary(rates) for name, rates in loading.items()},
         "step_alone": summary(alone),
-        "together": {name: {**summary(rates), "of_step_alone": share(rates, rate)} for name, rates in together.items()},
-        "loading_to_step": {name: round(statistics.median(rates) / rate, 1) for name, rates in loading.items()},
-        "ours_to_peer": {n: share(loading[n], statistics.median(loading["peer"])) for n in ("folder", "shards")},
+        "together": {
+            name: {**summary(rates), "of_step_alone": share(rates, rate), "waiting_percent": round(median(waiting[name]), 2)}
+            for name, rates in together.items()
+        },
+        "loading_to_step": {name: round(median(rates) / rate, 1) for name, rates in loading.items()},
+        "ours_to_peer": {n: share(loading[n], median(loading["peer"])) for n in ("folder", "shards")},
     }  # fmt: skip
 
 
@@ -148,13 +155,17 @@ def load(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> floa
     return count / (wait(device) - began)
 
 
-def train(batches: Any, step: Callable[[Tensor, Tensor], object], device: torch.device) -> float:
-    """Images per second of some steps, from asking for the first batch on."""
-    began, count = wait(device), 0
-    for images, labels in batches:
+def train(batches: Iterator[Any], step: Callable[[Tensor, Tensor], object], num: int, device: torch.device) -> tuple[float, float]:
+    """Images per second of `num` steps, and the percentage of the time in which they waited for a batch."""
+    began, count, waited = wait(device), 0, 0.0
+    for _ in range(num):
+        asked = time.perf_counter()
+        images, labels = next(batches)
+        waited += time.perf_counter() - asked
         step(images, labels)
         count += len(labels)
-    return count / (wait(device) - began)
+    seconds = wait(device) - began
+    return count / seconds, 100 * waited / seconds
 
 
 def wait(device: torch.device) -> float:
@@ -165,11 +176,11 @@ def wait(device: torch.device) -> float:
 
 def summary(rates: list[float]) -> dict[str, float]:
     """Images per second: median, slowest and fastest round."""
-    return {"median": round(statistics.median(rates), 1), "low": round(min(rates), 1), "high": round(max(rates), 1)}
+    return {"median": round(median(rates), 1), "low": round(min(rates), 1), "high": round(max(rates), 1)}
 
 
 def share(rates: list[float], whole: float) -> float:
-    return round(statistics.median(rates) / whole, 3)
+    return round(median(rates) / whole, 3)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -180,7 +191,10 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(f"loading alone, {name:6}  {figures(rates)}   {times:.1f} times the step, batch {result['batch']}")
     lines.append(f"{result['backbone']} step alone      {figures(result['step_alone'])}   batch {result['step_batch']}")
     for name, rates in result["together"].items():
-        lines.append(f"both, {name:6}           {figures(rates)}   {100 * rates['of_step_alone']:.1f} % of the step alone")
+        waited = f"waited for images {rates['waiting_percent']:.2f} % of the time"
+        lines.append(
+            f"both, {name:6}           {figures(rates)}   {100 * rates['of_step_alone']:.1f} % of the step alone, {waited}"
+        )
     ratios = result["ours_to_peer"]
     lines.append(f"loading, ours : peer: folder {ratios['folder']:.2f}, shards {ratios['shards']:.2f}")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 import subprocess
@@ -257,24 +256,3 @@ def test_both_kinds_of_a_split_have_the_same_face(folder: Path, preprocess: Prep
     index = np.array([4, 0])
     assert greys(encoded.take(index).head(9)) == greys(decoded.take(index).head(9)) == [4, 0]
     assert greys(encoded.head(2)) == greys(decoded.head(2)) == [0, 1]
-
-
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    row, column = np.mgrid[0:600, 0:900]
-    waves = np.stack([row / 3, column / 4, 127 + 120 * np.sin(row / 40) * np.cos(column / 60)], axis=-1).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(waves).save(file, "JPEG", quality=95)
-    drafts, draft = [], JpegImageFile.draft
-    monkeypatch.setattr(JpegImageFile, "draft", lambda self, *a: drafts.append(draft(self, *a)) or drafts[-1])
-    small = Preprocess(64, 64, (0, 0, 0), (1, 1, 1))
-    exact = np.asarray(Image.open(file).convert("RGB").crop((150, 0, 750, 600)).resize((64, 64), Image.Resampling.BILINEAR), int)
-    assert not drafts
-    np.testing.assert_allclose(small.read(file.getvalue()).astype(int), exact, atol=3)
-    found = small.read(file.getvalue(), part=lambda width, height: (300, 100, 700, 500))
-    exact = np.asarray(Image.open(file).convert("RGB").crop((300, 100, 700, 500)).resize((64, 64), Image.Resampling.BILINEAR), int)
-    np.testing.assert_allclose(found.astype(int), exact, atol=4)
-    assert len(drafts) == 2, "the whole picture was decoded"
-    Preprocess(160, 160, (0, 0, 0), (1, 1, 1)).read(file.getvalue())
-    assert len(drafts) == 2, "600 rows leave less than twice the pixels at half size"

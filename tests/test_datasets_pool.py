@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -217,18 +216,3 @@ def test_a_random_part_is_that_of_its_numbers_cropped_and_scaled(tmp_path: Path)
     assert np.array_equal(decoder.read(Picture(str(tmp_path / "x.png"), draw=(3, 1, 4))), np.asarray(expected))
     others = [decoder.read(Picture(str(tmp_path / "x.png"), draw=numbers)) for numbers in ((4, 1, 4), (3, 2, 4), (3, 1, 5))]
     assert not any(np.array_equal(other, np.asarray(expected)) for other in others)
-
-
-def test_a_part_is_taken_of_the_upright_picture() -> None:
-    pixels = np.zeros((20, 40, 3), np.uint8)
-    pixels[:10, :20] = 255  # stored top left, seen top right after a quarter turn clockwise
-    exif, file = Image.Exif(), io.BytesIO()
-    exif[0x0112] = 6
-    Image.fromarray(pixels).save(file, "PNG", exif=exif)
-    sizes = []
-
-    def part(width: int, height: int) -> tuple[int, int, int, int]:
-        sizes.append((width, height))
-        return 10, 0, 20, 20
-
-    assert (SMALL.read(file.getvalue(), part) == 255).all() and sizes == [(20, 40)]

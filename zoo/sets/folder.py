@@ -15,7 +15,7 @@ from .images import IMAGE_SUFFIXES, EncodedImages, Split
 
 FOLDERS = {"train": ("train",), "test": ("test", "val")}
 NAME_LISTS = ("words.txt", "LOC_synset_mapping.txt")
-HINT = "name it with --data: a folder with cifar-100-python/, an .npz file, or a folder of class folders"
+HINT = "name it with --data: the folder of a known data set, a folder of class folders or of tar archives, or an .npz file"
 FLAT_HINT = "every class needs a folder; the official validation images of ImageNet are sorted by its script valprep.sh"
 
 
