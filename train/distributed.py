@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -82,8 +84,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # The store of torchrun outlives a restart; without a prefix the new processes may read the addresses of the dead ones in it.
-    store, rank, world = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"start {restarts()}", store)
+    store, rank, world = next(rendezvous("env://"))
+    store = PrefixStore(f"start {restarts()}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:

@@ -156,7 +156,8 @@ def train_step(
         with gradients_stay_here(training.forward) if n < len(pieces) else nullcontext():
             with training.autocast():
                 outputs = training.forward(x)
-                outputs = replace(outputs, teachers=tuple(teacher(x) for teacher in training.teachers))
+                heard = {teacher: teacher(x) for teacher in dict.fromkeys(training.teachers)}  # one may teach several peers
+            outputs = replace(outputs, teachers=tuple(heard[teacher] for teacher in training.teachers))
             outputs = outputs.map(Tensor.float)
             if recipe.label_smoothing:
                 y = smooth_labels(y, outputs.logits[0].shape[1], recipe.label_smoothing)

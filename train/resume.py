@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..zoo.checkpoint import Checkpoint, TrainingState
-from ..zoo.datasets import LabelledImages
+from ..zoo.datasets import ImageSplit
 from ..zoo.manifest import Manifest
 from .loop import Totals, Training
 from .recipe import Recipe
@@ -46,7 +46,7 @@ def training_state(training: Training, epoch: int, step: int, totals: Totals) ->
     return TrainingState(tensors, {"epoch": epoch, "step": step, "images": totals.images, "steps": totals.steps})
 
 
-def check_data(checkpoint: Checkpoint, data: LabelledImages, path: Path) -> None:
+def check_data(checkpoint: Checkpoint, data: ImageSplit, path: Path) -> None:
     """Raises `UsageError` where the run was started with other images."""
     manifest = checkpoint.manifest
     before = manifest.provenance.get("data_fingerprint")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,9 @@ import torch
 from ..errors import DataError, UsageError
 from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, save_checkpoint
-from ..zoo.datasets import LabelledImages, find_data, read_split
+from ..zoo.datasets import ImageSplit, Split, find_data, open_split
+from ..zoo.files import alone
+from ..zoo.foreign import initialise_from_torchvision
 from ..zoo.manifest import Manifest
 from ..zoo.method import METHODS
 from .average import Average
@@ -31,6 +34,7 @@ from .run_folder import RunFolder, provenance, read_log
 from .stop import StopSignals
 from .teachers import Source, fingerprint, open_source, teacher_folder, teacher_recipe
 
+SPLITS: tuple[Split, Split] = ("train", "test")
 ASK_STEPS = 20  # between questions among processes whether one of them was told to stop
 Say = Callable[[str], None]
 
@@ -119,8 +123,8 @@ class _Run:
     processes: Processes
     reporter: Reporter
     say: Say
-    train_data: LabelledImages = field(init=False)
-    test_data: LabelledImages = field(init=False)
+    train_data: ImageSplit = field(init=False)
+    test_data: ImageSplit = field(init=False)
     origin: dict[str, Any] = field(init=False)
 
     def train(self, resume: bool, given: Sequence[Source]) -> RunResult:
@@ -130,7 +134,13 @@ class _Run:
         self.processes.barrier()
         method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
         path = find_data(recipe.dataset, self.data)
-        self.train_data, self.test_data = (read_split(path, split, preprocess) for split in ("train", "test"))
+        self.train_data, self.test_data = (
+            open_split(
+                path, split, preprocess, dataset=recipe.dataset, workers=recipe.workers,
+                lazy=split == "train" and recipe.augment.random_resized_crop,
+            )
+            for split in SPLITS
+        )  # fmt: skip
         if self.train_data.classes != self.test_data.classes:
             raise UsageError(f"train and test of {path} have different classes", known=[*self.train_data.classes[:3], "..."])
         checkpoint = Checkpoint.open(folder.path) if resume else None
@@ -141,8 +151,14 @@ class _Run:
 
         torch.manual_seed(recipe.seed)
         network = method.build(BACKBONES.get(recipe.backbone)(), len(self.train_data.classes))
-        teachers = tuple(source.load().to(self.place, memory_format=torch.channels_last) for source in sources)  # type: ignore[call-overload]
+        loaded = {source.folder: source.load() for source in sources}
+        for teacher in loaded.values():
+            teacher.to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teachers = tuple(loaded[source.folder] for source in sources)
         counts = count_targets(network, network.targets(), preprocess)
+        if recipe.init_weights and checkpoint is None:
+            start = initialise_from_torchvision(network, recipe.backbone, Path(recipe.init_weights))
+            self.say(f"{len(start.loaded)} tensors start from {recipe.init_weights}, {len(start.left)} from scratch")
         method.adopt(network, teachers)
         network.to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = Average(network, recipe.ema_decay) if recipe.ema_decay else None
@@ -178,24 +194,29 @@ class _Run:
                 f"method {self.recipe.method} takes {len(backbones)} teachers, {len(given)} were given",
                 hint="give fewer --teacher, or another method",
             )
-        sources = list(given)
-        for backbone in backbones[len(given) :]:
-            recipe = teacher_recipe(self.recipe, backbone)
-            place = teacher_folder(self.folder.path.parent, recipe, self.train_data)
-            entry = f"baseline-{backbone}-{recipe.dataset}"
-            run = replace(self, entry=entry, recipe=recipe, folder=replace(self.folder, path=place))
-            standing = (place / "checkpoint").exists()
-            if not standing or Checkpoint.open(place).manifest.epochs < recipe.epochs:
-                self.say(f"{self.recipe.method} needs a trained {backbone}: training it first, {recipe.epochs} epochs, in {place}")
-                if not run.train(resume=standing, given=()).finished:
-                    raise KeyboardInterrupt
-                self.processes.barrier()
-            else:
-                self.say(f"the teacher {backbone} was trained before: {place}")
-            sources.append(open_source(str(place)))
+        sources = [*given, *(self.trained_teacher(backbone) for backbone in backbones[len(given) :])]
         for source, backbone in zip(sources, backbones, strict=True):
             source.check(backbone, self.train_data.classes, self.recipe.preprocess)
         return sources
+
+    def trained_teacher(self, backbone: str) -> Source:
+        """The baseline of `backbone`, trained now, or before: one run trains it, others wait for it."""
+        recipe = teacher_recipe(self.recipe, backbone)
+        place = teacher_folder(self.folder.path.parent, recipe, self.train_data)
+        entry = f"baseline-{backbone}-{recipe.dataset}"
+        run = replace(self, entry=entry, recipe=recipe, folder=replace(self.folder, path=place))
+        waiting = partial(self.say, f"another run is training the teacher {backbone} in {place}: waiting for it")
+        with alone(place, waiting) if self.processes.first else nullcontext():
+            self.processes.barrier()
+            begun = (place / "checkpoint").exists()
+            if begun and Checkpoint.open(place).manifest.epochs >= recipe.epochs:
+                self.say(f"the teacher {backbone} was trained before: {place}")
+            else:
+                self.say(f"{self.recipe.method} needs a trained {backbone}: training it first, {recipe.epochs} epochs, in {place}")
+                if not run.train(resume=begun, given=()).finished:
+                    raise KeyboardInterrupt
+            self.processes.barrier()
+        return open_source(str(place))
 
     def loop(
         self, training: Training, batches: Batches, counts: dict[str, dict[str, int]], checkpoint: Checkpoint | None

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from ..errors import BadValue, UnknownName, UsageError
 
 
-def build(cls: type[Any], document: Mapping[str, Any], prefix: str = "") -> Any:
+def build(cls: Any, document: Mapping[str, Any], prefix: str = "") -> Any:
     """A `cls` with the fields that `document` gives; `prefix` is where it stands in the whole, as in `optimizer.`.
 
     Raises:
@@ -33,7 +33,7 @@ def build(cls: type[Any], document: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 @cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
@@ -42,7 +42,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, dict):
             raise BadValue("recipe key", key, value, "keys of its own", known=[f.name for f in fields(hint)])
-        return build(hint, value, f"{key}.")  # type: ignore[arg-type]
+        return build(hint, value, f"{key}.")
     choices = get_args(hint)
     try:
         if hint is float and not isinstance(value, bool):

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UsageError
 from ..zoo.catalog import entries
 from ..zoo.checkpoint import WEIGHTS, Checkpoint
-from ..zoo.datasets import LabelledImages
+from ..zoo.datasets import ImageSplit
 from ..zoo.files import read_json, sha256, standing
 from ..zoo.manifest import MANIFEST
 from ..zoo.preprocess import Preprocess
@@ -125,7 +125,9 @@ def teacher_recipe(recipe: Recipe, backbone: str) -> Recipe:
         UnknownName, UsageError: the key `teacher` of the student's recipe holds something that no recipe has.
     """
     document = recipe.to_dict()
-    plain = {"method": "baseline", "method_config": {}, "teacher": {}, "backbone": backbone}
+    plain: dict[str, Any] = {"method": "baseline", "method_config": {}, "teacher": {}, "backbone": backbone}
+    if backbone != recipe.backbone:
+        plain["init_weights"] = ""  # those of another network
     return Recipe.from_mapping(merged({**document, **plain}, recipe.teacher))
 
 
@@ -138,14 +140,14 @@ def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def fingerprint(data: LabelledImages) -> str:
+def fingerprint(data: ImageSplit) -> str:
     """A digest of the labels and the classes of a training split: another one is another data set."""
     digest = hashlib.sha256("\n".join(data.classes).encode())
     digest.update(data.labels.tobytes())
     return digest.hexdigest()
 
 
-def teacher_folder(runs: Path, recipe: Recipe, data: LabelledImages) -> Path:
+def teacher_folder(runs: Path, recipe: Recipe, data: ImageSplit) -> Path:
     """Where the teacher with this recipe, trained on this data, is kept."""
     told = json.dumps({**recipe.to_dict(), "workers": 0, "checkpoint_minutes": 0, "data": fingerprint(data)}, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]

@@ -17,7 +17,7 @@ from .manifest import MANIFEST, Manifest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .datasets import LabelledImages
+    from .datasets import ImageSplit, LabelledImages
     from .method import Method
     from .network import MultiBranch
     from .target import Target
@@ -109,7 +109,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, network: MultiBranch, manifest: Manifest, samples: LabelledImages, training: TrainingState | None = None
+    folder: Path, network: MultiBranch, manifest: Manifest, samples: ImageSplit, training: TrainingState | None = None
 ) -> Checkpoint:
     """Write a checkpoint; what stood in `folder` is kept until the new one is whole.
 
@@ -129,7 +129,8 @@ def save_checkpoint(
             for name, tensor in network.state_dict().items()
         }
         write_bytes(part / WEIGHTS, save(weights))
-        np.savez_compressed(part / SAMPLES, images=samples.images[:NUM_SAMPLES], labels=samples.labels[:NUM_SAMPLES])
+        few = samples.head(NUM_SAMPLES)
+        np.savez_compressed(part / SAMPLES, images=few.images, labels=few.labels)
         if training is not None:
             tensors = {n: t.detach().cpu().contiguous() for n, t in training.tensors.items()}
             write_bytes(part / TRAINING_TENSORS, save(tensors))

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,34 @@ def new_folder(target: Path) -> Iterator[Path]:
             for parent in made:
                 with suppress(OSError):
                     parent.rmdir()
+
+
+@contextmanager
+def alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the one right to make `target` among all processes of this machine; `waiting` is called where another one holds it.
+
+    The lock is a file beside `target`; it ends with the process, however that ends. Where the system has no such locks (Windows),
+    nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise not_writable(target, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def predecessor(target: Path) -> Path:

@@ -130,7 +130,10 @@ class AHBF(Method):
 
     @classmethod
     def official_code(cls) -> AHBF:
-        """The losses of the authors' README and code instead of the paper's (deviations 2 and 3)."""
+        """The losses of the authors' README and code instead of the paper's (deviations 2 and 3).
+
+        In a recipe: `method_config: {lambda_takl: 2, lambda_btkl: 4, ta_to_branch: true}`.
+        """
         return cls(cls.Config(lambda_takl=2.0, lambda_btkl=4.0, ta_to_branch=True))
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
