@@ -70,7 +70,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Any:
         ("exprt", 2, "unknown command 'exprt'; did you mean 'export'?"),
         ("--bogus", 2, "No such option"),
         ("export --formt onnx", 2, "--format"),
-        (f"export {ENTRY[:-1]}", 2, f"did you mean '{ENTRY}'?"),
+        (f"export {ENTRY.replace('resnet', 'rasnet')}", 2, f"did you mean '{ENTRY}'?"),
         ("export runs/nothing", 2, "unknown source 'runs/nothing'"),
         ("export dbfskd-resnet18-cifar100", 2, "kdzoo train dbfskd-resnet18-cifar100"),
         (f"export {ENTRY} --branch nine", 2, "unknown target 'nine'"),
