@@ -21,10 +21,9 @@ from torchvision import transforms  # type: ignore[import-untyped]
 from torchvision.datasets import CIFAR100  # type: ignore[import-untyped]
 
 from kdzoo.train.data import TrainingBatches
-from kdzoo.train.loop import make_autocast, train_step
+from kdzoo.train.loop import Training, make_autocast, train_step
 from kdzoo.train.optim import make_optimizer
 from kdzoo.train.recipe import Recipe
-from kdzoo.train.run import recipe_preprocess
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.datasets import LabelledImages, find_data
 from kdzoo.zoo.losses import sum_of
@@ -81,7 +80,7 @@ def build(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[Metho
 
 
 def batches_of(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingBatches:
-    return TrainingBatches(data, recipe_preprocess(recipe), recipe.augment, recipe.batch_size, recipe.seed, device)
+    return TrainingBatches(data, recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, device)
 
 
 def ours(recipe: Recipe, data: LabelledImages, path: Path | None, device: torch.device) -> Side:
@@ -91,10 +90,11 @@ def ours(recipe: Recipe, data: LabelledImages, path: Path | None, device: torch.
     is_meta = device.type == "meta"  # has neither fused kernels nor autocast
     optimizer = torch.optim.SGD(network.parameters()) if is_meta else make_optimizer(network, recipe.optimizer)
     autocast = nullcontext if is_meta else make_autocast(recipe.precision, device)
+    training = Training(network, method, optimizer, recipe, autocast)
     batches, progress = batches_of(recipe, data, device), Progress(0, recipe.epochs)
 
     def update(images: Tensor, labels: Tensor) -> object:
-        return train_step(network, method, optimizer, images, labels, progress, autocast)
+        return train_step(training, images, labels, progress)
 
     endless = (batch for epoch in count() for batch in batches.epoch(epoch) if len(batch[1]) == recipe.batch_size)
     return Side(network, endless, update, device)

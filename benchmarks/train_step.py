@@ -32,7 +32,6 @@ from train_sides import Side, batches_of, ours, peer, wait
 from kdzoo.errors import DataError
 from kdzoo.train.recipe import Recipe
 from kdzoo.train.recipe_file import load_recipe
-from kdzoo.train.run import recipe_preprocess
 from kdzoo.zoo.datasets import LabelledImages, find_data, read_split
 from kdzoo.zoo.manifest import host_description
 
@@ -63,7 +62,7 @@ def main() -> None:
 
 def read_data(path: Path | None, recipe: Recipe) -> LabelledImages:
     try:
-        return read_split(find_data(recipe.dataset, path), "train", recipe_preprocess(recipe))
+        return read_split(find_data(recipe.dataset, path), "train", recipe.preprocess)
     except DataError as error:
         print(f"random images: {error}", file=sys.stderr)
     rng, classes = np.random.default_rng(0), tuple(map(str, range(100)))

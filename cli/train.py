@@ -55,7 +55,8 @@ def train(
 
     from ..train.distributed import launched
     from ..train.recipe_check import check_dataset, check_network
-    from ..train.run import Reporter, run_training
+    from ..train.reporter import Reporter
+    from ..train.run import run_training
     from ..train.teachers import open_source, with_teacher
 
     sources = [open_source(name) for name in teachers]

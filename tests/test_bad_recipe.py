@@ -57,7 +57,7 @@ def refused(text: str | bytes, folder: Path, capsys: pytest.CaptureFixture[str],
         (f"{HEAD}method_config:\n  aux: 2\n  compress: true\n", 8, "compression cannot take 3 times 2 blocks"),
         (f"{HEAD}method_config:\n  aux: 1\n  branch_stages: 4\n", 8, "cannot own 4 stages. Next: branch_stages is 1 to 3"),
         (HEAD.replace("ahbf", "one") + "method_config: {branch_stages: 9}\n", 6, "own 9 stages. Next: branch_stages is 1 to 3"),
-        (HEAD.replace("ahbf", "dbfskd") + "method_config:\n  expansion: 0.0\n", 7, "this network cannot be built"),
+        (HEAD.replace("ahbf", "dbfskd") + "method_config:\n  expansion: 0.01\n", 7, "this network cannot be built"),
         (HEAD.replace("resnet20", "vgg16") + "image_size: 8\n", 6, "this network cannot be built"),
         # No teacher, or one that is unknown.
         (HEAD.replace("ahbf", "kd"), 1, "method kd needs a teacher"),

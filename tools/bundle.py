@@ -15,7 +15,7 @@ import torch
 from kdzoo.export.card import entry_card
 from kdzoo.train.curve import draw_curve
 from kdzoo.train.evaluate import count_targets, evaluate
-from kdzoo.train.run import read_log
+from kdzoo.train.run_folder import read_log
 from kdzoo.zoo.catalog import CARDS, published_entries
 from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
 from kdzoo.zoo.datasets import find_data, read_split

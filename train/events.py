@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import EnvironmentProblem
 from .loop import StepReport
-from .run import Reporter
+from .reporter import Reporter
 
 
 class EventReporter:

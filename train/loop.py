@@ -151,7 +151,9 @@ def train_step(
     whole = len(images) if num_images is None else num_images
     training.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    pieces = list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True))
+    # As many in every process, and none of a single image, which BatchNorm cannot use.
+    num_pieces = max(min(recipe.accumulate, whole // processes.world // 2), 1)
+    pieces = list(zip(images.tensor_split(num_pieces), labels.tensor_split(num_pieces), strict=True))
     for n, (x, y) in enumerate(pieces, start=1):
         with gradients_stay_here(training.forward) if n < len(pieces) else nullcontext():
             with training.autocast():

@@ -54,7 +54,8 @@ class Recipe:
     """One training run.
 
     Attributes:
-        init_weights: a .safetensors file with torchvision's weights of the same backbone, to start from ("" = from scratch).
+        init_weights: a .safetensors file with torchvision's weights of the same backbone, to start from; "" = from scratch,
+            `required` = the user has to name one.
         teacher: what differs in the recipe that trains a missing teacher (its method is `baseline`, the rest as here).
         batch_size: images of one update, over all processes and accumulated parts.
         accumulate: parts that a batch is cut into, one after the other, where it does not fit into memory at once.

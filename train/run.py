@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from .batches import Batches
 from .data import make_batches
 from .distributed import Processes, joined, launched, restarts, share_batch_norm
 from .evaluate import count_targets, evaluate
-from .loop import StepReport, Totals, Training, check_weights, make_autocast, train_epoch
+from .loop import Totals, Training, check_weights, make_autocast, train_epoch
 from .optim import make_optimizer
 from .recipe import Recipe
+from .reporter import Reporter, Silent
 from .resume import check_data, history, restore, training_state
 from .run_folder import RunFolder, provenance, read_log
 from .stop import StopSignals
@@ -37,30 +38,6 @@ from .teachers import Source, fingerprint, open_source, teacher_folder, teacher_
 SPLITS: tuple[Split, Split] = ("train", "test")
 ASK_STEPS = 20  # between questions among processes whether one of them was told to stop
 Say = Callable[[str], None]
-
-
-@runtime_checkable
-class Reporter(Protocol):
-    """Who watches a run. The command line draws a progress bar."""
-
-    def begin(self, entry: str, epoch: int, num_epochs: int) -> None: ...
-
-    def step(self, report: StepReport) -> None: ...
-
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-
-class Silent:
-    """Watches nothing: the processes of a run that are not the first."""
-
-    def begin(self, entry: str, epoch: int, num_epochs: int) -> None:
-        return None
-
-    def step(self, report: StepReport) -> None:
-        return None
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -132,6 +109,11 @@ class _Run:
         resume = resume or (restarts() > 0 and folder.checkpoint.exists())
         folder.claim(resume)
         self.processes.barrier()
+        if recipe.init_weights == "required":
+            raise UsageError(
+                f"{self.entry} starts from weights of ImageNet, and none were given",
+                hint="--set init_weights=FILE.safetensors, or --set init_weights='' to start from scratch",
+            )
         method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
         path = find_data(recipe.dataset, self.data)
         self.train_data, self.test_data = (
@@ -194,9 +176,12 @@ class _Run:
                 f"method {self.recipe.method} takes {len(backbones)} teachers, {len(given)} were given",
                 hint="give fewer --teacher, or another method",
             )
-        sources = [*given, *(self.trained_teacher(backbone) for backbone in backbones[len(given) :])]
-        for source, backbone in zip(sources, backbones, strict=True):
+        sources = list(given)
+        for source, backbone in zip(given, backbones, strict=False):  # before the others are trained
             source.check(backbone, self.train_data.classes, self.recipe.preprocess)
+        for backbone in backbones[len(given) :]:
+            sources.append(self.trained_teacher(backbone))
+            sources[-1].check(backbone, self.train_data.classes, self.recipe.preprocess)
         return sources
 
     def trained_teacher(self, backbone: str) -> Source:

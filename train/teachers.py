@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..zoo.catalog import entries
-from ..zoo.checkpoint import WEIGHTS, Checkpoint
+from ..zoo.checkpoint import WEIGHTS, Checkpoint, check_file
 from ..zoo.datasets import ImageSplit
 from ..zoo.files import read_json, sha256, standing
 from ..zoo.manifest import MANIFEST
@@ -103,6 +103,7 @@ def open_package(folder: Path) -> Source:
     labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
 
     def load() -> Teacher:
+        check_file(folder / WEIGHTS, read_json(folder / MANIFEST).get("files", {}).get(WEIGHTS))
         return Teacher(rebuild_student(folder / CONFIG, folder / WEIGHTS), str(folder), document["backbone"])
 
     return Source(folder, document["backbone"], tuple(labels), Preprocess.from_dict(read_json(folder / PREPROCESS)), load)

@@ -25,6 +25,7 @@ class Backbone(ABC):
         image_size: height and width, in pixels, of the images it is made for.
         branch_stages: how many of the last stages a branch owns where the method does not say (AHBF, section 1.1).
         exits: stages (0-based) after which early exits may hang; empty = after each but the last.
+        exit_expansion, exit_reduction: of the blocks that lead exits to the last map, as DBFSKD's published counts demand them.
     """
 
     widths: tuple[int, ...]
@@ -32,6 +33,8 @@ class Backbone(ABC):
     image_size: int = 32
     branch_stages: int = 1
     exits: tuple[int, ...] = ()
+    exit_expansion: float = 1.0
+    exit_reduction: int = 4
 
     @abstractmethod
     def stem(self) -> nn.Module:

@@ -48,6 +48,10 @@ class Method(ABC):
                 raise UsageError(
                     f"method setting '{name}' is {value!r}", hint=f"it takes a {takes}, as in {name}={known[name].default}"
                 )
+            if name.endswith("temperature") and value <= 0:
+                raise UsageError(f"method setting '{name}' is {value}", hint="it takes a number above 0")
+            if name.startswith(("ramp_", "warmup_")) and value < 0:
+                raise UsageError(f"method setting '{name}' is {value}", hint="it takes a number of epochs from 0 on")
         return cls(cls.Config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}))
 
     def settings(self) -> dict[str, Any]:

@@ -52,11 +52,13 @@ class Row:
 
     @property
     def printed(self) -> str:
-        """Its accuracy as the paper prints it."""
+        """Its accuracy as the paper states it: two decimals, or none where it gives none."""
         figures = {t: round(100 - v, 2) for t, v in self.top1.items()} if self.as_error else self.top1
         many = set(figures) != {"target"}
         words = [
-            (f"{target}: " if many else "") + f"{value:.2f}" + (f" ± {self.std[target]:.2f}" if target in self.std else "")
+            (f"{target}: " if many else "")
+            + (f"{value}" if isinstance(value, int) else f"{value:.2f}")
+            + (f" ± {self.std[target]:.2f}" if target in self.std else "")
             for target, value in figures.items()
         ]
         return f"{'error' if self.as_error else 'top-1'} {', '.join(words)} %" if words else "no accuracy"

@@ -53,6 +53,7 @@ class MobileNetV2(Backbone):
     depths = tuple(blocks for _, _, blocks, _ in ROWS)
     branch_stages = 3
     exits = (1, 2, 4)
+    exit_reduction = 0
 
     def __init__(self, width: float, stem_stride: int) -> None:
         self.stem_channels, self.stem_stride = int(32 * width), stem_stride

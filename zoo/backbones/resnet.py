@@ -37,6 +37,8 @@ class ResNet(Backbone):
         self.widths = (64 * expansion, 128 * expansion, 256 * expansion, 512 * expansion)
         if stem == "imagenet":
             self.image_size, self.branch_stages = 224, 2
+        if block is not BasicBlock:
+            self.exit_expansion, self.exit_reduction = 1.2, 0
 
     def stem(self) -> nn.Module:
         imagenet = self.stem_kind == "imagenet"

@@ -71,6 +71,7 @@ class ShuffleNetV2(Backbone):
     """ShuffleNet V2; every stage halves the resolution in its first unit."""
 
     depths = (4, 8, 4)
+    exit_reduction = 0
 
     def __init__(self, widths: tuple[int, int, int], kind: Kind = "cifar") -> None:
         self.widths, self.kind, self.bias = widths, kind, kind == "ffcl"

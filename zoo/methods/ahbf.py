@@ -8,9 +8,12 @@ Readings and deviations (methods: "paper" is the text, "code" the authors' publi
 1. The gate of a fusion module is Linear, BatchNorm, ReLU, softmax as in the code; the paper has no BatchNorm and no ReLU there.
 2. λ1 = 4 weighs TA <- TA and λ2 = 2 weighs TA <- branch, as in the paper; the code swaps them. `official_code()` does as the code.
 3. The code has a third term, branch m <- TA(m); off by default (`ta_to_branch`).
-4. Gradients flow into the teacher side, as in the code; `detach_teacher` stops them.
+4. Gradients flow into the teacher side, as in the code; `detach_teacher` stops them. 1e-7 is added to the teacher's
+   probabilities (`epsilon`), as in the code and not in the paper.
 5. Extra blocks are dealt out in turn over the stages that a branch owns. This is one rule for the code's three cases: last
-   stage only (CIFAR ResNets), layer3 and layer4 alternately (ImageNet), three groups in turn (MobileNetV2).
+   stage only (CIFAR ResNets), layer3 and layer4 alternately (ImageNet), three groups in turn (MobileNetV2). A block of VGG is one
+   convolution, of DenseNet one dense layer. On MobileNetV2 every branch runs its own blocks; a slip of the code runs those of
+   branch 1 in all of them. The gate's variants with SE, CBAM or non-local attention are not built.
 6. Compression (`compress`, the paper's "a down"): branch M is the unmodified backbone and is what `target` means; branch m
    lacks `aux`·(M-m) blocks, taken in turn from the last stages, and the chain starts at the smallest branch.
 

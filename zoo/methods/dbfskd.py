@@ -1,5 +1,6 @@
 """Diversified branch fusion for self-knowledge distillation, Long et al., Information Fusion 90 (2023),
-https://doi.org/10.1016/j.inffus.2022.09.007. Implements equations 1-10; parameters and multiply-adds equal table 4.
+https://doi.org/10.1016/j.inffus.2022.09.007. Implements equations 1-10; parameters and multiply-adds equal table 4 but
+for one figure (MobileNetV2 Br-3, a slip of the paper).
 
 After every stage but the last hangs an attention down-sample block (ADB) that leads to the shape of the last map: branches
 Br-1..Br-(N-1). Br-N is the backbone. Selective feature fusion (SFF) of all their maps is Br-(N+1); dynamic logits fusion (DLF)
@@ -13,11 +14,13 @@ Readings (the paper leaves them open; those with a name in brackets are fields o
 3. DLF reads the detached logits of its inputs, weighs them per sample with two linear layers, and is trained by its own cross
    entropy; as teacher it is detached. Hidden width = number of classes / 4.
 4. Convolution of SFF: depth-wise 3x3 with BatchNorm and ReLU on the re-weighted maps, then 1x1 to the width of one map.
-5. Channel attention of the ADBs: squeeze by 4 (`attention_reduction`), expansion 1.0 for basic-block ResNets, which the published
-   counts demand; other families: one 1x1 convolution (`attention_reduction=0`), expansion 1.2.
+5. Expansion and squeeze of the ADBs (`expansion`, `attention_reduction`) are those that the published counts demand of a family:
+   1.0 and 4 for ResNet-18 and -34; 1.2 and none (one 1x1 convolution) for bottleneck ResNets and SENet-18; 1.0 and none for
+   MobileNetV2 and ShuffleNetV2. The backbone knows its own; ResNet-50 and -101 are taken as the other bottleneck networks.
 6. BatchNorm of a down-sampling layer: after its two point-wise convolutions, the placement that reproduces all counts.
 7. Convolutions of attention keep PyTorch's default initialisation, all others are He (fan out). Fan out of the spatial gate, which
    has one output, is 1: it would start saturated, and a branch whose gate starts closed stays dead.
+8. Where a neck stands before the classifier, every branch has its own, and SFF and the diversity loss read the map behind it.
 
 Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes, `N` number of fused logits.
 """
@@ -129,18 +132,19 @@ class DBFSKD(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """Defaults of the paper for basic-block ResNets.
+        """Defaults of the paper.
 
         Attributes:
             gamma: weight of the distillation from DLF. alpha: weight of the diversity loss.
-            expansion: e, hidden width of a down-sampling layer over its input. attention_reduction: 0 = no squeeze.
+            expansion: e, hidden width of a down-sampling layer over its input; 0 = the backbone's own.
+            attention_reduction: squeeze of channel attention, 0 = none; -1 = the backbone's own.
             temperature, squared_temperature, div_reduction: readings 1 and 2 (`eq7` or `per_sample`).
         """
 
         gamma: float = 1.5
         alpha: float = 5e-5
-        expansion: float = 1.0
-        attention_reduction: int = 4
+        expansion: float = 0.0
+        attention_reduction: int = -1
         temperature: float = 3.0
         squared_temperature: bool = False
         div_reduction: str = "eq7"
@@ -151,10 +155,12 @@ class DBFSKD(Method):
 
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         config, network = self.config, MultiBranch()
+        expansion = config.expansion or backbone.exit_expansion
+        reduction = backbone.exit_reduction if config.attention_reduction < 0 else config.attention_reduction
         taps = add_stages(network, backbone)
         maps, widths = [tap.node for tap in taps], tuple(tap.channels for tap in taps)
         for j, tap in enumerate(taps[:-1]):
-            adb = attention_down_sample(widths[j:], config.expansion, config.attention_reduction)
+            adb = attention_down_sample(widths[j:], expansion, reduction)
             maps[j] = network.add(f"adb{j + 1}", adb, tap.node)
         for j, last_map in enumerate(maps, start=1):
             if (neck := backbone.neck(widths[-1])) is not None:

@@ -6,10 +6,12 @@ from frozen, pre-trained copies of themselves (NRK).
 
 The equations are lost, and so are the weights; readings (those with a name in brackets are fields of `Config`):
 1. Loss of peer k: α·CE + β·(FK + RK) + γ·NRK with weights 1, 1, 1 (`alpha`, `beta`, `gamma`).
-2. FK and NRK at temperature 3, times its square (`temperature`), as FFL; RK at temperature 1 (`rk_temperature`), as stated.
+2. FK and NRK at temperature 3, times its square (`temperature`), as FFL, summed over the peers; RK at 1
+   (`rk_temperature`), as stated.
 3. RK with more than two peers: the mean over the others, as in deep mutual learning.
 4. The fused classifier learns by cross entropy and from the mean of the peers' logits, as in FFL, whose second term
-   `ensemble_to_fused` switches; it does so in every case of the ablation, also where it teaches nobody (C, E, G).
+   `ensemble_to_fused` switches. Its gradients also train the peers through their maps, as one network trained at once does
+   (`fusion_trains_peers`); where it teaches nobody (cases C, E, G) it only reads along: the maps are detached.
 5. All teachers are detached. There is no ramp-up.
 6. The fusion module is FFL's; maps of different sizes are pooled to the smallest, and its channels are those of peer 1.
 7. One optimizer trains everything.
@@ -56,7 +58,7 @@ class FFCL(Method):
             peers: backbones of the peers besides the recipe's own; none = one more of the same.
             case: A (everything) to G, of the ablation: which of FK, RK and NRK there are.
             alpha: of the labels. beta: of FK and RK. gamma: of NRK.
-            temperature, rk_temperature, ensemble_to_fused: readings 2 and 4.
+            temperature, rk_temperature, ensemble_to_fused, fusion_trains_peers: readings 2 and 4.
         """
 
         peers: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class FFCL(Method):
         temperature: float = 3.0
         rk_temperature: float = 1.0
         ensemble_to_fused: bool = True
+        fusion_trains_peers: bool = True
 
         def __post_init__(self) -> None:
             if self.case not in CASES:
@@ -93,7 +96,8 @@ class FFCL(Method):
     def build(self, backbone: Backbone, num_classes: int) -> MultiBranch:
         network, backbones = MultiBranch(), peer_backbones(backbone, self.config.peers)
         add_peers(network, backbones, num_classes)
-        add_fusion(network, [peer.map_shape() for peer in backbones], num_classes)
+        reads_along = not (self.config.use_fk and self.config.fusion_trains_peers)
+        add_fusion(network, [peer.map_shape() for peer in backbones], num_classes, detach_maps=reads_along)
         assert network.fused is not None
         backbone.initialise(nn.ModuleList([network["fusion"], network[network.fused]]))
         return network

@@ -7,7 +7,7 @@ Deviations and readings (those with a name in brackets are fields of `Config`; "
 1. One optimizer, the recipe's, trains everything; the code gives the fusion module one of its own with weight decay 1e-5.
 2. Sub-networks share the low stages, as in the code; networks that share nothing are method ffcl.
 3. Ramp-up of all divergences over 80 epochs (`ramp_epochs`) and 1e-7 on the teacher's probabilities (`epsilon`), as the code.
-4. All teachers are detached, as in the code.
+4. All teachers are detached, as in the code. The losses of the fused classifier also train the sub-networks, through their maps.
 
 Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes.
 """

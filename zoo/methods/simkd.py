@@ -66,7 +66,9 @@ class SimKD(Method):
         body: nn.Module = backbone.split(len(backbone.depths))[0]
         last_norm = None
         if config.before_last_norm:
-            body, last_norm = split_last_norm(body)[0], split_last_norm(teacher.body())[1]
+            (body, own_norm), last_norm = split_last_norm(body), split_last_norm(teacher.body())[1]
+            if own_norm is None and last_norm is None:
+                raise UsageError("before_last_norm=true, but neither network ends with a BatchNorm of its own", hint="leave it out")
 
         network = MultiBranch()
         features = network.add("trunk", body, IMAGE)

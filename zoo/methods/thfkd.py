@@ -14,10 +14,11 @@ Readings and deviations ("code": the authors', which lacks the file of PFF; name
 4. Temperature 3 and a ramp of 120 epochs as in the paper; the code's defaults are 5 and 80 (`official_code`). Before the ramp
    starts (`ramp_start`) the weight is 1, as in the code (`early_weight`). `alpha` weighs all distillation.
 5. Where a neck stands before the classifier (MobileNetV2), all branches share it, the auxiliary block reads the map before it and
-   PFF the map behind it, and the auxiliary block is half as wide (`aux_width`), all as in the code.
+   PFF the map behind it, and the auxiliary block is half as wide (`aux_width`), all as in the code; ShuffleNetV2, whose file is
+   not public, is treated alike. The fused classifier is of the backbone's own kind (VGG-16: three linear layers).
 6. Pre-activation backbones (Wide ResNet): auxiliary blocks stand before the last BatchNorm and ReLU, of which each branch has its
    own. In the code only the deepest branch has them (`bare_branches`).
-7. Any number of branches from 2 on; the code can do 4.
+7. Any number of branches from 2 on; the code can do 4. With an ImageNet stem a branch owns two stages, as in AHBF's code.
 8. Which three branches make up THFKD-E the paper does not say: target `1+2+3`, or any other three.
 
 Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes.
