@@ -67,12 +67,13 @@ def train(
         entry += "-modified"  # another teacher than that of the entry
     folder = output or Path("runs") / entry
     first = launched().first
-    with reporter_for(console) as lines:
+    with reporter_for(console) if first else LineReporter(console) as lines:
         reporter: Reporter = lines
         if tensorboard and first:
             from ..train.events import EventReporter
+            from ..train.run_folder import EVENTS
 
-            reporter = EventReporter(lines, folder / "events")
+            reporter = EventReporter(lines, folder / EVENTS)
         result = run_training(
             entry, taught, data=data, output=folder, resume=resume, device=options.pick_device(device), teachers=sources,
             reporter=reporter, say=console.say if first else lambda line: None,

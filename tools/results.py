@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 
 from kdzoo.export.card import in_order
-from kdzoo.train.run_folder import read_log
 from kdzoo.zoo.checkpoint import Checkpoint
 
 
@@ -24,15 +23,14 @@ def main() -> None:
     for manifest in (run.manifest for run in runs.values()):
         assert manifest.epochs == manifest.recipe["epochs"], f"{manifest.entry} is not finished"
         assert manifest.recipe["seed"] == runs["baseline"].manifest.recipe["seed"]
-    print("| method | target, top-1 % | against baseline | other targets, top-1 % | minutes |")
-    print("|---|---|---|---|---|")
+    print("| method | target, top-1 % | against baseline | other targets, top-1 % |")
+    print("|---|---|---|---|")
     for name, run in sorted(runs.items(), key=lambda pair: -pair[1].manifest.metrics["target"]["top1"]):
         metrics = run.manifest.metrics
         difference = metrics["target"]["top1"] - baseline["top1"]
         beside = "" if name == "baseline" else f"{difference:+.2f}"
         others = ", ".join(f"{t} {metrics[t]['top1']:.2f}" for t in in_order(metrics) if t != "target") or "-"
-        minutes = sum(record["seconds"] for record in read_log(run.folder.parent / "log.jsonl")) / 60
-        print(f"| `{name}` | {metrics['target']['top1']:.2f} | {beside} | {others} | {minutes:.0f} |")
+        print(f"| `{name}` | {metrics['target']['top1']:.2f} | {beside} | {others} |")
     share, n = baseline["top1"] / 100, baseline["n"]
     print(f"\nStandard error of one figure by its n = {n:,} test images: {100 * math.sqrt(share * (1 - share) / n):.2f} points.")
 

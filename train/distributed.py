@@ -2,17 +2,22 @@
 
 `torchrun --nproc-per-node N -m kdzoo train ...` starts them; alone, every function here does nothing. Every process draws the
 random numbers of the whole batch and takes its share of the images (`train.batches`), BatchNorm sees the whole batch, and losses
-are weighted by the share: the run equals that of one process but for the order of float additions.
+are weighted by the share: the run equals that of one process but for the order of float additions. Not equal is what depends on
+the images that one process happens to see: dropout, and losses that are no mean over images (`hint_reduction="batch"` of BYOT and
+Self-D).
 
 Shapes: `B` batch, `C` channels, `S` everything else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -21,6 +26,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import EnvironmentProblem
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,9 @@ class Processes:
 
 
 ALONE = Processes()
+# One process may wait for hours, for a teacher that another run is training, and the others wait for it. A process that has died is
+# noticed at once by its closed connections.
+PATIENCE = timedelta(days=2)
 
 
 def launched() -> Processes:
@@ -74,6 +84,27 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def launch() -> str:
+    """What names this call of torchrun on this machine, restarts included; empty without torchrun."""
+    if launched() == ALONE:
+        return ""
+    name = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} on {socket.gethostname()} by process {os.getppid()}"
+    return hashlib.sha256(name.encode()).hexdigest()[:12]  # manifests are published, names of machines need not be
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its machine; raises `EnvironmentProblem` where there are too few."""
+    processes = launched()
+    if device.type != "cuda" or processes.world == 1:
+        return device
+    if processes.local_rank >= torch.cuda.device_count():
+        raise EnvironmentProblem(
+            f"process {processes.local_rank + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
+            hint="torchrun --nproc-per-node takes at most as many processes as there are GPUs",
+        )
+    return torch.device("cuda", processes.local_rank)
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Connect the processes for the time of the block: nccl between GPUs, gloo between processors."""
@@ -87,7 +118,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     store, rank, world = next(rendezvous("env://"))
     store = PrefixStore(f"start {restarts()}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield processes
     finally:
@@ -100,7 +131,7 @@ def distribute(network: nn.Module, processes: Processes) -> nn.Module:
         return network
     device = next(network.parameters()).device
     places = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(network, device_ids=places)
+    return nn.parallel.DistributedDataParallel(network, device_ids=places, gradient_as_bucket_view=True)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -132,7 +163,7 @@ class WholeBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         x_BCS = input.float().flatten(2) if input.ndim > 2 else input.float()[:, :, None]
-        size = torch.tensor([float(x_BCS.shape[0] * x_BCS.shape[2])], device=input.device)
+        size = x_BCS.new_full((1,), float(x_BCS.shape[0] * x_BCS.shape[2]))
         total = _sum_over_processes(torch.cat([x_BCS.sum(dim=(0, 2)), size]))
         count, mean_C = total[-1].detach(), total[:-1] / total[-1].detach()
         centred_BCS = x_BCS - mean_C[:, None]

@@ -79,10 +79,10 @@ def evaluate(
     top5_T = torch.zeros(len(parsed), dtype=torch.int64, device=device)
     apart: Tensor | None = None
     mean, std = torch.tensor(preprocess.mean, device=device), torch.tensor(preprocess.std, device=device)
-    labels, first, last = torch.from_numpy(data.labels), rank * len(data) // world, (rank + 1) * len(data) // world
+    labels, first, last = torch.from_numpy(data.labels).to(device), rank * len(data) // world, (rank + 1) * len(data) // world
     parts = [slice(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
     for part, images in zip(parts, read_in_order(data, parts, batch_size, device, workers), strict=True):
-        y_b = labels[part].to(device)
+        y_b = labels[part]
         with autocast():
             outputs = network(normalize(images, mean, std))
         for row, target in enumerate(parsed):

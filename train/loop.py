@@ -86,9 +86,11 @@ def check_weights(network: MultiBranch) -> None:
     Raises:
         TrainingDiverged: one of them is not a finite number.
     """
-    broken = next((name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()), None)
-    if broken is not None:
-        raise TrainingDiverged(f"'{broken}' holds numbers that are not finite: training diverged", hint=DIVERGED)
+    state = network.state_dict()
+    fine = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()  # one look at the device
+    broken = [name for name, is_fine in zip(state, fine, strict=True) if not is_fine]
+    if broken:
+        raise TrainingDiverged(f"'{broken[0]}' holds numbers that are not finite: training diverged", hint=DIVERGED)
 
 
 @dataclass

@@ -11,6 +11,9 @@ from ..errors import BadValue
 from ..zoo.preprocess import Preprocess
 from .strict import build
 
+# Keys of a recipe that a resumed run may change: they do not change what it computes, or only how long.
+FREE_TO_CHANGE = ("epochs", "checkpoint_minutes", "eval_every", "workers", "compile", "cuda_graphs")
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -63,7 +66,7 @@ class Recipe:
         ema_decay: the weights that are tested and deployed are an exponential moving average with this decay (0 = none).
         label_smoothing: share of the label that is spread over all classes.
         precision: `auto` (bf16 autocast where the processor has it), `fp32` or `bf16`.
-        compile: `torch.compile` the network. cuda_graphs: replay the whole step as one CUDA graph, for small networks on a GPU.
+        compile: `torch.compile` the network. cuda_graphs: replay forward and backward as CUDA graphs, for small networks.
         workers: processes that decode images of a set that does not fit into memory.
         checkpoint_minutes: a checkpoint is also saved in mid-epoch after this time. eval_every: epochs between evaluations.
     """
@@ -117,6 +120,7 @@ class Recipe:
             "augment.mixup": (augment.mixup, augment.mixup >= 0, "a number from 0 on"),
             "augment.cutmix": (augment.cutmix, augment.cutmix >= 0, "a number from 0 on"),
             "accumulate": (self.accumulate, 1 <= self.accumulate <= self.batch_size // 2, "1 to half of batch_size"),
+            "cuda_graphs": (self.cuda_graphs, not (self.cuda_graphs and self.accumulate > 1), "false where accumulate is above 1"),
             "clip_norm": (self.clip_norm, 0 <= self.clip_norm < math.inf, "a finite number from 0 on"),
             "ema_decay": (self.ema_decay, 0 <= self.ema_decay < 1, "a number from 0 to below 1"),
             "label_smoothing": (self.label_smoothing, 0 <= self.label_smoothing < 1, "a number from 0 to below 1"),

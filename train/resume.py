@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,8 @@ from ..zoo.checkpoint import Checkpoint, TrainingState
 from ..zoo.datasets import ImageSplit
 from ..zoo.manifest import Manifest
 from .loop import Totals, Training
-from .recipe import Recipe
+from .recipe import FREE_TO_CHANGE, Recipe
 from .teachers import fingerprint
-
-# Keys of a recipe that a resumed run may change.
-FREE_TO_CHANGE = ("epochs", "checkpoint_minutes", "eval_every", "workers", "compile", "cuda_graphs")
 
 
 def history(manifest: Manifest, epoch: int, step: int) -> list[dict[str, Any]]:
@@ -54,6 +51,21 @@ def check_data(checkpoint: Checkpoint, data: ImageSplit, path: Path) -> None:
         what = "classes" if manifest.classes != data.classes else "training images"
         raise UsageError(
             f"the run in {checkpoint.folder.parent} has other {what} than {path}", hint="resume it with the data of its start"
+        )
+
+
+def check_company(checkpoint: Checkpoint, teachers: Sequence[Mapping[str, Any]], num_processes: int) -> None:
+    """Raises `UsageError` where the run was started with other teachers, or stopped in mid-epoch with other processes."""
+    before, folder = checkpoint.manifest.provenance, checkpoint.folder.parent
+    for was, now in zip(before.get("teachers", []), teachers, strict=False):
+        if was["weights_sha256"] != now["weights_sha256"]:
+            raise UsageError(
+                f"the run in {folder} learnt from other weights than {now['folder']}", hint=f"they were in {was['folder']}"
+            )
+    if before.get("processes", num_processes) != num_processes and checkpoint.training_state().values["step"]:
+        raise UsageError(
+            f"the run in {folder} was stopped in mid-epoch with {before['processes']} processes, not {num_processes}",
+            hint="resume it with as many",
         )
 
 

@@ -24,19 +24,19 @@ from ..zoo.method import METHODS
 from .average import Average
 from .batches import Batches
 from .data import make_batches
-from .distributed import Processes, joined, launched, restarts, share_batch_norm
+from .distributed import Processes, joined, launch, own_device, restarts, share_batch_norm
 from .evaluate import count_targets, evaluate
 from .loop import Totals, Training, check_weights, make_autocast, train_epoch
 from .optim import make_optimizer
 from .recipe import Recipe
 from .reporter import Reporter, Silent
-from .resume import check_data, history, restore, training_state
+from .resume import check_company, check_data, history, restore, training_state
 from .run_folder import RunFolder, provenance, read_log
 from .stop import StopSignals
 from .teachers import Source, fingerprint, open_source, teacher_folder, teacher_recipe
 
 SPLITS: tuple[Split, Split] = ("train", "test")
-ASK_STEPS = 20  # between questions among processes whether one of them was told to stop
+ASK_STEPS = 5  # between questions among processes whether one of them was told to stop
 Say = Callable[[str], None]
 
 
@@ -76,9 +76,7 @@ def run_training(
         UsageError: method, backbone or teachers do not fit.
         TrainingDiverged: a loss or a weight is not finite; the last good checkpoint is kept.
     """
-    place = torch.device(device)
-    if place.type == "cuda" and launched().world > 1:
-        place = torch.device("cuda", launched().local_rank)
+    place = own_device(torch.device(device))
     with joined(place) as processes:
         folder = RunFolder(output, processes.first)
         result = _Run(entry, recipe, folder, data, place, processes, reporter if processes.first else Silent(), say).train(
@@ -106,7 +104,7 @@ class _Run:
 
     def train(self, resume: bool, given: Sequence[Source]) -> RunResult:
         recipe, folder, preprocess = self.recipe, self.folder, self.recipe.preprocess
-        resume = resume or (restarts() > 0 and folder.checkpoint.exists())
+        resume = resume or self.processes.any(self.processes.first and self.was_restarted(), self.place)
         folder.claim(resume)
         self.processes.barrier()
         if recipe.init_weights == "required":
@@ -160,10 +158,19 @@ class _Run:
             "precision": "fp32" if training.autocast is nullcontext else "bf16",
             "data_fingerprint": fingerprint(self.train_data),
             "processes": self.processes.world,
+            "launch": launch(),
             "teachers": [source.describe() for source in sources],
         }
+        if checkpoint is not None:
+            check_company(checkpoint, self.origin["teachers"], self.processes.world)
         folder.make()
         return self.loop(training, batches, counts, checkpoint)
+
+    def was_restarted(self) -> bool:
+        """Whether torchrun has started this very run again after a process had died, and there is something to go on from."""
+        if restarts() == 0 or not self.folder.begun:
+            return False
+        return Checkpoint.open(self.folder.path).manifest.provenance.get("launch") == launch()
 
     def find_teachers(self, backbones: Sequence[str], given: Sequence[Source]) -> list[Source]:
         """A source for each backbone: those given, in this order, and for the rest networks that are trained now, or were before.
@@ -193,7 +200,7 @@ class _Run:
         waiting = partial(self.say, f"another run is training the teacher {backbone} in {place}: waiting for it")
         with alone(place, waiting) if self.processes.first else nullcontext():
             self.processes.barrier()
-            begun = (place / "checkpoint").exists()
+            begun = run.folder.begun
             if begun and Checkpoint.open(place).manifest.epochs >= recipe.epochs:
                 self.say(f"the teacher {backbone} was trained before: {place}")
             else:
@@ -217,9 +224,9 @@ class _Run:
         signals, saved = StopSignals(), time.monotonic()
         self.reporter.begin(self.entry, epoch, recipe.epochs)
         with signals.listen():
+            folder.write_recipe(recipe)
             if checkpoint is None:
                 self.save(training, epoch, step, totals, metrics)
-            folder.write_recipe(recipe)
             while epoch < recipe.epochs:
                 began = time.perf_counter()
                 for report in train_epoch(training, batches, epoch, step, totals):

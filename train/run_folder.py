@@ -6,6 +6,7 @@ runs/<entry>/  recipe.yaml  log.jsonl  curve.png  checkpoint/{model.safetensors,
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 import yaml
 
 from ..errors import OutputError
-from ..zoo.files import not_writable, write_bytes
+from ..zoo.files import not_writable, standing, write_bytes
 from ..zoo.manifest import command_line, git_commit, host_description, library_versions
 from .curve import draw_curve
 from .recipe import Recipe
 
+EVENTS = "events"  # of TensorBoard
 LIBRARIES = ("kdzoo", "torch", "torchvision", "numpy", "safetensors")
 
 
@@ -41,8 +43,17 @@ class RunFolder:
         """Raises `OutputError` where the folder holds something and no resumption was asked for, or cannot be made."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is not a folder", hint="name another place with --output")
-        if self.writes and not resume and self.path.exists() and any(self.path.iterdir()):
+        if not self.writes or not self.path.exists():
+            return
+        for part in self.path.glob(".*.part"):  # of a process that was killed while it wrote
+            shutil.rmtree(part, ignore_errors=True)
+        if not resume and any(path.name != EVENTS and not path.name.startswith(".") for path in self.path.iterdir()):
             raise OutputError(f"{self.path} is not empty", hint="go on with it by --resume, or name another folder with --output")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return standing(self.checkpoint).exists()
 
     def make(self) -> None:
         """Raises `OutputError` where the folder cannot be made."""

@@ -15,18 +15,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UsageError
 from ..zoo.catalog import entries
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, check_file
-from ..zoo.datasets import ImageSplit
+from ..zoo.datasets import EncodedImages, ImageSplit
 from ..zoo.files import read_json, sha256, standing
 from ..zoo.manifest import MANIFEST
 from ..zoo.preprocess import Preprocess
 from ..zoo.student import rebuild_student, select
 from ..zoo.target import Target
 from ..zoo.teacher import Teacher
-from .recipe import Recipe
+from .recipe import FREE_TO_CHANGE, Recipe
 
+# Keys that `teacher` of a recipe cannot hold: the teacher is a baseline that sees what its student sees.
+DECIDED = {"method", "method_config", "backbone", "dataset", "image_size", "mean", "std", "teacher"}
 CONFIG, LABELS, PREPROCESS = "config.json", "labels.txt", "preprocess.json"  # of a package
 
 
@@ -64,7 +68,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """For the manifest of the student."""
-        return {"folder": str(self.folder), "backbone": self.backbone, "weights_sha256": sha256(self.folder / WEIGHTS)}
+        return {"folder": str(self.folder.resolve()), "backbone": self.backbone, "weights_sha256": sha256(self.folder / WEIGHTS)}
 
 
 def open_source(name: str) -> Source:
@@ -94,6 +98,8 @@ def open_source(name: str) -> Source:
         return Teacher(student, str(folder), checkpoint.manifest.backbone)
 
     described = checkpoint.manifest
+    if described.epochs == 0:
+        raise UsageError(f"the teacher {folder} has not been trained for an epoch yet", hint=f"kdzoo train {folder} --resume")
     return Source(checkpoint.folder, described.backbone, described.classes, described.preprocess, load)
 
 
@@ -126,6 +132,12 @@ def teacher_recipe(recipe: Recipe, backbone: str) -> Recipe:
         UnknownName, UsageError: the key `teacher` of the student's recipe holds something that no recipe has.
     """
     document = recipe.to_dict()
+    decided = sorted(DECIDED & recipe.teacher.keys())
+    if decided:
+        raise UsageError(
+            f"recipe key 'teacher.{decided[0]}' cannot be set: a teacher has that of its student, or of its method's settings",
+            hint="give a network of another kind with --teacher",
+        )
     plain: dict[str, Any] = {"method": "baseline", "method_config": {}, "teacher": {}, "backbone": backbone}
     if backbone != recipe.backbone:
         plain["init_weights"] = ""  # those of another network
@@ -142,14 +154,20 @@ def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(data: ImageSplit) -> str:
-    """A digest of the labels and the classes of a training split: another one is another data set."""
+    """A digest of a training split: classes, labels, and the pixels or, of encoded pictures, where they are in which files."""
     digest = hashlib.sha256("\n".join(data.classes).encode())
     digest.update(data.labels.tobytes())
+    if isinstance(data, EncodedImages):
+        digest.update("\n".join(Path(file).name for file in data.files).encode())
+        for numbers in (data.file, data.offset, data.size):
+            digest.update(numbers.tobytes())
+    else:
+        digest.update(np.ascontiguousarray(data.images).data)
     return digest.hexdigest()
 
 
 def teacher_folder(runs: Path, recipe: Recipe, data: ImageSplit) -> Path:
     """Where the teacher with this recipe, trained on this data, is kept."""
-    told = json.dumps({**recipe.to_dict(), "workers": 0, "checkpoint_minutes": 0, "data": fingerprint(data)}, sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+    told = {key: value for key, value in recipe.to_dict().items() if key == "epochs" or key not in FREE_TO_CHANGE}
+    digest = hashlib.sha256(json.dumps({**told, "data": fingerprint(data)}, sort_keys=True).encode()).hexdigest()[:12]
     return runs / "teachers" / f"baseline-{recipe.backbone}-{recipe.dataset}-{digest}"
