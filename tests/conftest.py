@@ -17,12 +17,16 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from kdzoo.tests.small_methods import small_settings  # noqa: E402
 from kdzoo.zoo.backbone import BACKBONES, Backbone  # noqa: E402
 from kdzoo.zoo.backbones.resnet_cifar import residual_stage  # noqa: E402
 from kdzoo.zoo.datasets import LabelledImages, read_npz  # noqa: E402
-from kdzoo.zoo.method import METHODS  # noqa: E402
+from kdzoo.zoo.method import METHODS, Method  # noqa: E402
 from kdzoo.zoo.network import MultiBranch  # noqa: E402
 from kdzoo.zoo.preprocess import Preprocess  # noqa: E402
+from kdzoo.zoo.student import select  # noqa: E402
+from kdzoo.zoo.target import Target  # noqa: E402
+from kdzoo.zoo.teacher import Teacher  # noqa: E402
 
 torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, three times longer on a busy machine
 TINY_CLASSES = ("red", "green", "blue", "grey")
@@ -49,19 +53,31 @@ def tiny_backbone() -> Backbone:
 @pytest.fixture(scope="session")
 def make_network() -> Callable[..., MultiBranch]:
     """`make(method, backbone="tiny", **config)`: a network of 5 classes in evaluation mode with BatchNorm statistics that are not
-    those of initialisation. Every caller of the same arguments gets the same one: leave it unchanged."""
+    those of initialisation; what `config` does not say is as in `small_settings`. Every caller of the same arguments gets the same
+    one: leave it unchanged."""
 
     @cache
     def make(method: str, backbone: str = "tiny", **config: object) -> MultiBranch:
         torch.manual_seed(0)
         recipe = TinyBackbone() if backbone == "tiny" else BACKBONES.get(backbone)()
-        network = METHODS.get(method).from_mapping(config).build(recipe, 5)
+        network = METHODS.get(method).from_mapping({**small_settings(method), **config}).build(recipe, 5)
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 nn.init.normal_(module.running_mean, 0.0, 0.2)
                 for positive in (module.running_var, module.weight):
                     nn.init.uniform_(positive, 0.5, 1.5)
         return network.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_teachers(make_network: Callable[..., MultiBranch]) -> Callable[[Method, str], tuple[Teacher, ...]]:
+    """`make(method, backbone)`: a frozen network of 5 classes for each backbone that the method wants to be taught by."""
+
+    def make(method: Method, backbone: str) -> tuple[Teacher, ...]:
+        names = method.teachers(backbone)
+        return tuple(Teacher(select(make_network("baseline", name), Target("target")), name, name) for name in names)
 
     return make
 
@@ -91,3 +107,11 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_data(tiny_npz: Path) -> LabelledImages:
     """The test split of `tiny_npz`."""
     return read_npz(tiny_npz, "test")
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 training and 32 test images of 16x16 pixels (`small_runs`)."""
+    from kdzoo.tests.small_runs import write_colours
+
+    return write_colours(tmp_path_factory.mktemp("data") / "colours.npz", 64, 32)

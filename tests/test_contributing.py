@@ -14,7 +14,8 @@ import torch
 import kdzoo.zoo.backbones
 import kdzoo.zoo.methods
 from kdzoo.train.recipe import Recipe
-from kdzoo.train.run import Silent, run_training
+from kdzoo.train.reporter import Silent
+from kdzoo.train.run import run_training
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.method import METHODS

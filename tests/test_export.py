@@ -191,8 +191,8 @@ def test_the_student_rebuilt_from_config_gives_the_golden_logits_bit_for_bit(
     assert np.array_equal(measure.torch_logits(load_student(package), package.preprocess, images), logits)
 
 
-@pytest.mark.parametrize("target", ["1", "2", "target", "fused", "ensemble", "1+3"])
-def test_every_target_of_dbfskd_exports_as_the_whole_network_computes_it(
+@pytest.mark.parametrize("target", ["fused", "1+3"])
+def test_a_student_of_dbfskd_exports_as_the_whole_network_computes_it(
     target: str, make_network: Callable[..., MultiBranch], preprocess: Preprocess, split: LabelledImages, tmp_path: Path
 ) -> None:
     network, wanted = make_network("dbfskd"), Target.parse(target)

@@ -20,6 +20,11 @@ def test_the_cosine_schedule_goes_from_its_peak_to_zero(epoch: float, expected: 
     assert learning_rate(0.2, Schedule("cosine"), epoch, 20) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.01), (0.9, 0.01), (1, 0.009), (3.5, 0.00729), (59, 0.01 * 0.9**59)])
+def test_the_exponential_schedule_decays_after_every_epoch(epoch: float, expected: float) -> None:
+    assert learning_rate(0.01, Schedule("exponential", gamma=0.9), epoch, 60) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("kind", ["step", "cosine"])
 def test_warm_up_rises_linearly_from_almost_zero(kind: str) -> None:
     schedule = Schedule(kind, warmup_epochs=2.0)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdzoo.errors import UnknownName
+from kdzoo.tests.small_methods import all_settings, small_method
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.checkpoint import load_weights
 from kdzoo.zoo.method import METHODS
@@ -21,31 +22,22 @@ from kdzoo.zoo.student import Student, select, split_tensors, target_logits
 from kdzoo.zoo.target import Target
 
 MakeNetwork = Callable[..., MultiBranch]
-# Settings that a method needs, or that make another network of it; every other method is tested with its defaults.
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "ahbf": [{"aux": 1}, {"aux": 1, "compress": True, "num_branches": 3}],
-    "dbfskd": [{}, {"attention_reduction": 0, "expansion": 1.2}],
+CASES = [
+    pytest.param(name, settings, backbone, id="-".join([name, *settings, backbone]))
+    for name in METHODS.names()
+    for n, settings in enumerate(all_settings(name))
+    for backbone in (("tiny", "resnet8") if n == 0 else ("tiny",))
+]
+# Written out, so that a lost one is noticed; a method that is not here is tested with the targets that its network states.
+TARGETS = {
+    "target": ("baseline", "kd", "dkd", "tf_kd", "simkd", "dckd"),
+    "target 1 2 ensemble": ("dml", "kdcl"),
+    "target 1 2 fused ensemble": ("ffl", "ffcl"),
+    "target 1 2 3 ensemble": ("byot", "self_d"),
+    "target 1 2 3 fused ensemble": ("one",),
+    "target 1 2 3 4 ensemble": ("okddip", "cl_ilr"),
+    "target 1 2 3 4 fused ensemble": ("ahbf", "thfkd", "dbfskd"),
 }
-
-
-def num_branches(method: str, backbone: str, config: dict[str, Any]) -> int:
-    if method == "dbfskd":
-        return {"tiny": 4, "resnet20": 4, "resnet18": 5}[backbone]
-    return int(config.get("num_branches", 4)) if method == "ahbf" else 1
-
-
-def cases(*backbones: str) -> list[Any]:
-    """(method, backbone, settings, target): the targets are written out here, so that a lost one is noticed."""
-    found = []
-    for method in METHODS.names():
-        for i, config in enumerate(SETTINGS.get(method, [{}])):
-            for backbone in backbones if i == 0 else backbones[:1]:
-                numbers = [str(n + 1) for n in range(num_branches(method, backbone, config))]
-                several = ["fused", "ensemble", "1+2"] if len(numbers) > 1 else []
-                for target in ("target", *(numbers if several else []), *several):
-                    label = "-".join([method, backbone, *config, target])
-                    found.append(pytest.param(method, backbone, config, target, id=label))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -53,56 +45,74 @@ def image() -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
+def targets_of(network: MultiBranch) -> list[Target]:
+    """Everything that can be cut out of `network`, and one mean of two branches."""
+    return [Target.parse(t) for t in (*network.targets(), *(["1+2"] if len(network.branches) > 1 else []))]
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-@pytest.mark.parametrize(("method", "backbone", "config", "target"), cases("tiny", "resnet20"))
+@pytest.mark.parametrize(("method", "targets"), [(method, targets) for targets, methods in TARGETS.items() for method in methods])
+def test_no_target_of_a_method_is_lost(method: str, targets: str, make_network: MakeNetwork) -> None:
+    """The tiny backbone has three stages."""
+    assert list(make_network(method).targets()) == targets.split()
+
+
+@pytest.mark.parametrize(("method", "settings", "backbone"), CASES)
 @torch.no_grad()
-def test_student_is_the_part_of_the_network_that_its_target_needs(
-    method: str, backbone: str, config: dict[str, Any], target: str, make_network: MakeNetwork, image: Tensor
+def test_a_student_is_the_part_of_the_network_that_its_target_needs(
+    method: str, settings: dict[str, Any], backbone: str, make_network: MakeNetwork, image: Tensor
 ) -> None:
-    network, parsed = make_network(method, backbone, **config), Target.parse(target)
-    assert target == "1+2" or target in network.targets(), "targets() does not offer it"
-    student = select(network, parsed)
+    network = make_network(method, backbone, **settings)
+    outputs = network(image)
+    swapped, swapped_image = deepcopy(network).to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
+    swapped_outputs = swapped(swapped_image)
+    for target in targets_of(network):
+        student = select(network, target)
+        own, everything = student.state_dict(), network.state_dict()
+        kept, dropped = split_tensors(network, student)
+        assert sorted(kept + dropped) == sorted(everything), f"{target}: a tensor is neither kept nor dropped, or both"
+        assert set(kept) == set(own), target
+        assert not [n for n in kept if n.endswith("num_batches_tracked")], "inference never reads the counters"
+        assert all(torch.equal(own[n], everything[n]) for n in kept), target
 
-    kept, dropped = split_tensors(network, student)
-    assert sorted(kept + dropped) == sorted(network.state_dict()), "a tensor is neither kept nor dropped, or both"
-    assert set(kept) == set(student.state_dict())
-    assert not [n for n in kept if n.endswith("num_batches_tracked")], "inference never reads the counters"
-    assert all(torch.equal(student.state_dict()[n], network.state_dict()[n]) for n in kept)
-
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        whole = deepcopy(network).to(memory_format=memory_format)
-        x = image.contiguous(memory_format=memory_format)
-        expected = target_logits(whole(x), parsed, whole.target_branch)
-        assert torch.equal(select(whole, parsed)(x), expected), f"logits differ in {memory_format}"
+        assert torch.equal(student(image), target_logits(outputs, target, network.target_branch)), f"logits of {target} differ"
+        student.to(memory_format=torch.channels_last)
+        expected = target_logits(swapped_outputs, target, network.target_branch)
+        assert torch.equal(student(swapped_image), expected), f"logits of {target} differ with channels last"
 
 
-@pytest.mark.parametrize(("method", "backbone", "config", "target"), cases("tiny"))
+@pytest.mark.parametrize("method", METHODS.names())
 @torch.no_grad()
-def test_every_tensor_of_a_student_matters(
-    method: str, backbone: str, config: dict[str, Any], target: str, make_network: MakeNetwork
-) -> None:
-    student = select(make_network(method, backbone, **config), Target.parse(target))
-    image = torch.ones(1, 3, 8, 8)
-    unused = []
-    for name, tensor in student.state_dict().items():
-        before = tensor.clone()
-        tensor.fill_(torch.nan)
-        if not student(image).isnan().any():
-            unused.append(name)
-        tensor.copy_(before)
-    assert student(image).isfinite().all()
-    assert not unused, "logits do not depend on these tensors"
+def test_every_tensor_of_a_student_matters(method: str, make_network: MakeNetwork) -> None:
+    network, image = make_network(method), torch.ones(1, 3, 8, 8)
+    for target in targets_of(network):
+        student = select(network, target)
+        values = student.evaluate(image)
+        for node, inputs in student.inputs.items():
+            module = student[student.calls[node]]
+            tensors = module.state_dict()
+            before = {name: tensor.clone() for name, tensor in tensors.items()}
+            for name, tensor in tensors.items():
+                tensor.fill_(torch.nan)
+                assert module(*(values[i] for i in inputs)).isnan().any(), f"{target}: {node} does not depend on its {name}"
+                tensor.copy_(before[name])
+            for tensor in tensors.values():
+                tensor.fill_(torch.nan)
+            assert not tensors or student(image).isnan().any(), f"the logits of {target} do not depend on {node}"
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
+        assert student(image).isfinite().all(), target
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_selecting_leaves_the_network_alone(method: str, make_network: MakeNetwork, image: Tensor) -> None:
     network = deepcopy(make_network(method)).train()
-    before = deepcopy(network.state_dict())
+    before, modes = deepcopy(network.state_dict()), [module.training for module in network.modules()]
     student = select(network, Target.parse("target"))
-    assert not student.training and all(m.training for m in network.modules()), "the network goes on training"
+    assert not student.training and modes == [module.training for module in network.modules()], "the network goes on training"
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.zero_()
@@ -151,7 +161,7 @@ def test_a_student_is_rebuilt_from_its_file(
     student = select(make_network(method, "resnet20"), Target.parse(target))
     save_file(student.state_dict(), tmp_path / "model.safetensors")
     with torch.device("meta"):
-        again = select(METHODS.get(method)().build(BACKBONES.get("resnet20")(), 5), Target.parse(target))
+        again = select(small_method(method).build(BACKBONES.get("resnet20")(), 5), Target.parse(target))
     load_weights(again, tmp_path / "model.safetensors")
     assert torch.equal(again(image), student(image))
 

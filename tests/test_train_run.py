@@ -8,78 +8,29 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from kdzoo.cli import main
 from kdzoo.cli import train as cli_train
 from kdzoo.errors import DataError, OutputError, TrainingDiverged, UsageError
-from kdzoo.train.loop import StepReport
+from kdzoo.tests.small_runs import NUM_COLOURS, SignalAt, assert_same_state, exit_code_of, log_of, recipe_for, train
 from kdzoo.train.recipe import Recipe
 from kdzoo.train.recipe_file import load_recipe
-from kdzoo.train.run import RunResult, Silent, run_training
+from kdzoo.train.reporter import Silent
+from kdzoo.train.run import RunResult, run_training
 from kdzoo.zoo.checkpoint import Checkpoint
-from kdzoo.zoo.method import METHODS
 from kdzoo.zoo.profile import profile
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
-NUM_CLASSES = 8
-CONFIGS: dict[str, dict[str, Any]] = {"ahbf": {"num_branches": 2, "aux": 1}}
-
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 training and 32 test images of 16x16 pixels: noise around one colour per class."""
-    draw = np.random.default_rng(0)
-    colours = np.array([[60 + 136 * (n >> bit & 1) for bit in range(3)] for n in range(NUM_CLASSES)])[:, None, None]
-    arrays: dict[str, Any] = {"classes": np.array([f"colour {i}" for i in range(NUM_CLASSES)])}
-    for split, count in (("train", 64), ("test", 32)):
-        labels = np.arange(count) % NUM_CLASSES
-        arrays[f"{split}_labels"] = labels
-        arrays[f"{split}_images"] = (colours[labels] + draw.integers(-40, 40, (count, 16, 16, 3))).astype(np.uint8)
-    path = tmp_path_factory.mktemp("data") / "colours.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def recipe_for(method: str = "ahbf", **changes: Any) -> Recipe:
-    document = {
-        "method": method, "method_config": CONFIGS.get(method, {}), "backbone": "resnet20", "dataset": "colours", "epochs": 2,
-        "batch_size": 16, "image_size": 16, "optimizer": {"lr": 0.05}, "augment": {"pad": 2},
-    }  # fmt: skip
-    return Recipe.from_mapping({**document, **changes})
-
-
-def train(recipe: Recipe, npz: Path, output: Path, *, resume: bool = False, reporter: Any = None) -> RunResult:
-    return run_training("test-entry", recipe, data=npz, output=output, resume=resume, reporter=reporter or Silent())
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    """Weights, statistics and momentum of two runs are the same, bit for bit."""
-    a, b = Checkpoint.open(one), Checkpoint.open(other)
-    pairs = [(a.network().state_dict(), b.network().state_dict()), (a.training_state().tensors, b.training_state().tensors)]
-    for left, right in pairs:
-        assert left.keys() == right.keys()
-        different = [name for name in left if not torch.equal(left[name], right[name])]
-        assert not different, f"{len(different)} of {len(left)} tensors differ, among them {different[:3]}"
-    assert any(name.startswith("momentum.") for name in pairs[1][0])
-    assert a.training_state().values == b.training_state().values
-
-
-@pytest.fixture(scope="module")
-def whole(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """An uninterrupted run with every augmentation."""
     recipe = recipe_for(augment={"pad": 2, "autoaugment": True, "cutout": 4})
-    return train(recipe, npz, tmp_path_factory.mktemp("whole") / "run")
+    return train(recipe, colours, tmp_path_factory.mktemp("whole") / "run")
 
 
 def test_a_run_leaves_recipe_log_curve_and_checkpoint(whole: RunResult) -> None:
@@ -115,9 +66,9 @@ def test_manifest_and_log_hold_accuracy_and_cost_of_every_target(whole: RunResul
         assert (found["n"], found["split"], found["epoch"]) == (32, "test", 2)
 
 
-def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(npz: Path, tmp_path: Path) -> None:
+def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(colours: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        train(recipe_for("baseline", epochs=1, seed=seed), npz, tmp_path / name)
+        train(recipe_for("baseline", epochs=1, seed=seed), colours, tmp_path / name)
     assert_same_state(tmp_path / "one", tmp_path / "same")
     with pytest.raises(AssertionError, match="differ"):
         assert_same_state(tmp_path / "one", tmp_path / "other")
@@ -127,7 +78,8 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from kdzoo.train.recipe_file import load_recipe
-from kdzoo.train.run import Silent, run_training
+from kdzoo.train.reporter import Silent
+from kdzoo.train.run import run_training
 
 torch.set_num_threads(1)
 
@@ -143,12 +95,12 @@ run_training("test-entry", recipe, data=Path(sys.argv[2]), output=Path(sys.argv[
 
 
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(
-    whole: RunResult, npz: Path, tmp_path: Path
+    whole: RunResult, colours: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(
         yaml.safe_dump({**yaml.safe_load((whole.folder / "recipe.yaml").read_text()), "checkpoint_minutes": 1e-9})
     )
-    arguments = [str(tmp_path / "recipe.yaml"), str(npz), str(tmp_path / "run")]
+    arguments = [str(tmp_path / "recipe.yaml"), str(colours), str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -156,7 +108,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_unint
     assert (state["epoch"], state["step"]) == (1, 2), "the checkpoint to resume from is not one of mid-epoch"
 
     recipe = load_recipe(str(whole.folder / "recipe.yaml"))[1]
-    result = train(recipe, npz, tmp_path / "run", resume=True)
+    result = train(recipe, colours, tmp_path / "run", resume=True)
     assert result.finished
     assert_same_state(whole.folder, tmp_path / "run")
     assert result.metrics == whole.metrics
@@ -166,29 +118,18 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_unint
     assert not [p for p in (tmp_path / "run").iterdir() if p.name.startswith(".")], "the killed run left temporary files behind"
 
 
-class SignalAt(Silent):
-    """Sends a signal to this process after a step."""
-
-    def __init__(self, number: int, epoch: int, step: int) -> None:
-        self.number, self.at = number, (epoch, step)
-
-    def step(self, report: StepReport) -> None:
-        if (report.epoch, report.step) == self.at:
-            os.kill(os.getpid(), self.number)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 @pytest.mark.parametrize(("step", "saved_at"), [(2, (0, 2)), (4, (1, 0))], ids=["mid-epoch", "last step"])
 def test_a_signal_saves_stops_and_can_be_resumed(
-    npz: Path, tmp_path: Path, number: int, step: int, saved_at: tuple[int, int]
+    colours: Path, tmp_path: Path, number: int, step: int, saved_at: tuple[int, int]
 ) -> None:
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    result = train(recipe_for("baseline"), npz, tmp_path / "run", reporter=SignalAt(number, 0, step))
+    result = train(recipe_for("baseline"), colours, tmp_path / "run", reporter=SignalAt(number, 0, step))
     assert not result.finished
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
     state = Checkpoint.open(tmp_path / "run").training_state().values
     assert (state["epoch"], state["step"]) == saved_at
-    assert train(recipe_for("baseline"), npz, tmp_path / "run", resume=True).finished
+    assert train(recipe_for("baseline"), colours, tmp_path / "run", resume=True).finished
     assert [r["epoch"] for r in log_of(tmp_path / "run")] == [1, 2]
 
 
@@ -197,28 +138,19 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     return path
 
 
-def exit_code_of(*arguments: object) -> int:
-    """Exit code of `kdzoo train` on the CPU."""
-    try:
-        main(["train", *map(str, arguments), "--device", "cpu"])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 def test_the_command_line_exits_130_after_sigterm_and_resumes_by_folder(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, out = write_recipe(tmp_path / "small.yaml", recipe_for("baseline")), tmp_path / "run"
     killer = SignalAt(signal.SIGTERM, 1, 1)
     with monkeypatch.context() as patched:
         patched.setattr(cli_train.LineReporter, "step", lambda self, report: killer.step(report))
-        assert exit_code_of(recipe, "--data", npz, "-o", out, "--json") == 130
+        assert exit_code_of(recipe, "--data", colours, "-o", out, "--json") == 130
     document = json.loads(capsys.readouterr().out)
     assert document["finished"] is False and document["epochs"] == 1
-    assert exit_code_of(recipe, "--data", npz, "-o", out) == 2
+    assert exit_code_of(recipe, "--data", colours, "-o", out) == 2
     assert "--resume" in capsys.readouterr().err
-    assert exit_code_of(out, "--resume", "--data", npz, "--json") == 0
+    assert exit_code_of(out, "--resume", "--data", colours, "--json") == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
 
@@ -226,12 +158,12 @@ def test_the_command_line_exits_130_after_sigterm_and_resumes_by_folder(
 @pytest.mark.parametrize("gamma", [1e30, 1e60])
 @pytest.mark.parametrize("checkpoint_minutes", [10.0, 0.0], ids=["at the end", "at the next save"])
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
-    npz: Path, tmp_path: Path, gamma: float, checkpoint_minutes: float
+    colours: Path, tmp_path: Path, gamma: float, checkpoint_minutes: float
 ) -> None:
     schedule = {"milestones": [1], "gamma": gamma}
     recipe = recipe_for("baseline", epochs=3, schedule=schedule, checkpoint_minutes=checkpoint_minutes, precision="fp32")
     with pytest.raises(TrainingDiverged, match="diverged"):
-        train(recipe, npz, tmp_path / "run")
+        train(recipe, colours, tmp_path / "run")
     checkpoint = Checkpoint.open(tmp_path / "run")
     checkpoint.verify()
     assert checkpoint.manifest.epochs == 1
@@ -239,48 +171,48 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     assert [r["epoch"] for r in log_of(tmp_path / "run")] == [1]
 
 
-def test_the_command_line_exits_3_after_divergence(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_exits_3_after_divergence(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path / "wild.yaml", recipe_for("baseline", optimizer={"lr": 1e30}, precision="fp32"))
-    assert exit_code_of(recipe, "--data", npz, "-o", tmp_path / "run") == 3
+    assert exit_code_of(recipe, "--data", colours, "-o", tmp_path / "run") == 3
     assert "last good checkpoint is kept" in capsys.readouterr().err
     assert Checkpoint.open(tmp_path / "run").manifest.epochs == 0, "the checkpoint of the start is gone"
 
 
-def test_a_folder_that_is_not_empty_is_refused_and_left_alone(npz: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
-        train(recipe_for(), npz, tmp_path)
+        train(recipe_for(), colours, tmp_path)
     with pytest.raises(OutputError, match="not a folder"):
-        train(recipe_for(), npz, tmp_path / "thesis.txt")
+        train(recipe_for(), colours, tmp_path / "thesis.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_resuming_an_empty_folder_is_refused(npz: Path, tmp_path: Path) -> None:
+def test_resuming_an_empty_folder_is_refused(colours: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no checkpoint"):
-        train(recipe_for(), npz, tmp_path, resume=True)
+        train(recipe_for(), colours, tmp_path, resume=True)
 
 
-def test_resuming_with_another_recipe_names_what_differs(npz: Path, tmp_path: Path) -> None:
-    train(recipe_for("baseline", epochs=1), npz, tmp_path / "run")
+def test_resuming_with_another_recipe_names_what_differs(colours: Path, tmp_path: Path) -> None:
+    train(recipe_for("baseline", epochs=1), colours, tmp_path / "run")
     before = (tmp_path / "run" / "checkpoint" / "manifest.json").read_bytes()
     with pytest.raises(UsageError, match="another optimizer, seed"):
-        train(recipe_for("baseline", epochs=1, seed=5, optimizer={"lr": 0.2}), npz, tmp_path / "run", resume=True)
+        train(recipe_for("baseline", epochs=1, seed=5, optimizer={"lr": 0.2}), colours, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "checkpoint" / "manifest.json").read_bytes() == before
 
 
-def test_more_epochs_may_be_asked_of_a_finished_run(npz: Path, tmp_path: Path) -> None:
-    train(recipe_for("baseline", epochs=1), npz, tmp_path / "run")
-    again = train(recipe_for("baseline", epochs=1), npz, tmp_path / "run", resume=True)
+def test_more_epochs_may_be_asked_of_a_finished_run(colours: Path, tmp_path: Path) -> None:
+    train(recipe_for("baseline", epochs=1), colours, tmp_path / "run")
+    again = train(recipe_for("baseline", epochs=1), colours, tmp_path / "run", resume=True)
     assert again.finished and set(again.metrics) == {"target"}
-    more = train(recipe_for("baseline", epochs=2, checkpoint_minutes=1.0), npz, tmp_path / "run", resume=True)
+    more = train(recipe_for("baseline", epochs=2, checkpoint_minutes=1.0), colours, tmp_path / "run", resume=True)
     assert more.finished and more.epochs == 2
     assert [r["epoch"] for r in log_of(tmp_path / "run")] == [1, 2]
 
 
-def test_resuming_with_images_of_other_classes_is_refused(npz: Path, tmp_path: Path) -> None:
-    train(recipe_for("baseline", epochs=1), npz, tmp_path / "run")
-    with np.load(npz) as arrays:
-        np.savez(tmp_path / "other.npz", **{**arrays, "classes": np.array([f"other {i}" for i in range(NUM_CLASSES)])})
+def test_resuming_with_images_of_other_classes_is_refused(colours: Path, tmp_path: Path) -> None:
+    train(recipe_for("baseline", epochs=1), colours, tmp_path / "run")
+    with np.load(colours) as arrays:
+        np.savez(tmp_path / "other.npz", **{**arrays, "classes": np.array([f"other {i}" for i in range(NUM_COLOURS)])})
     with pytest.raises(UsageError, match="other classes"):
         train(recipe_for("baseline", epochs=2), tmp_path / "other.npz", tmp_path / "run", resume=True)
 
@@ -297,26 +229,17 @@ def test_missing_data_is_said_with_the_places_that_were_searched(
     assert list(tmp_path.iterdir()) == [], "a run that cannot begin left a folder"
 
 
-def test_a_single_training_image_is_refused(npz: Path, tmp_path: Path) -> None:
-    with np.load(npz) as arrays:
+def test_a_single_training_image_is_refused(colours: Path, tmp_path: Path) -> None:
+    with np.load(colours) as arrays:
         one = {"train_images": arrays["train_images"][:1], "train_labels": arrays["train_labels"][:1]}
         np.savez(tmp_path / "one.npz", **{**arrays, **one})
     with pytest.raises(DataError, match="single training image"):
         train(recipe_for(), tmp_path / "one.npz", tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", METHODS.names())
-def test_every_method_trains(npz: Path, tmp_path: Path, method: str) -> None:
-    result = train(recipe_for(method, epochs=1), npz, tmp_path / "run")
-    assert result.finished
-    record = log_of(tmp_path / "run")[0]
-    assert record["losses"] and all(np.isfinite(value) for value in record["losses"].values())
-    assert set(record["metrics"]) == set(Checkpoint.open(tmp_path / "run").network().targets())
-
-
-def test_training_learns_colours(npz: Path, tmp_path: Path) -> None:
+def test_training_learns_colours(colours: Path, tmp_path: Path) -> None:
     schedule = {"kind": "cosine"}
-    result = train(recipe_for("baseline", epochs=6, augment={"pad": 0}, schedule=schedule), npz, tmp_path / "run")
+    result = train(recipe_for("baseline", epochs=6, augment={"pad": 0}, schedule=schedule), colours, tmp_path / "run")
     losses = [record["losses"]["ce"] for record in log_of(tmp_path / "run")]
     assert losses[-1] < 0.6 * losses[0], losses
     assert result.metrics["target"]["top1"] > 60, "eight colours are hardly told apart"

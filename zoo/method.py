@@ -48,7 +48,7 @@ class Method(ABC):
                 raise UsageError(
                     f"method setting '{name}' is {value!r}", hint=f"it takes a {takes}, as in {name}={known[name].default}"
                 )
-            if name.endswith("temperature") and value <= 0:
+            if name.endswith("temperature") and not isinstance(value, bool) and not value > 0:
                 raise UsageError(f"method setting '{name}' is {value}", hint="it takes a number above 0")
             if name.startswith(("ramp_", "warmup_")) and value < 0:
                 raise UsageError(f"method setting '{name}' is {value}", hint="it takes a number of epochs from 0 on")
