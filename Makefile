@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,plot,tensorrt-rtx]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plot,tensorboard,tensorrt-rtx]'
 	@touch $@
 
 env: $(VENV)/.installed

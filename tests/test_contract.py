@@ -202,14 +202,17 @@ class EveryTarget(nn.Module):
 def exported(
     make_network: MakeNetwork, preprocess: Preprocess, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[EveryTarget, Path]]:
-    """The smallest network of a method and its ONNX file; exported once."""
-    folder = tmp_path_factory.mktemp("onnx")
+    """The smallest network of a method and its ONNX file; exported once, also where several methods have the same network."""
+    folder, files = tmp_path_factory.mktemp("onnx"), dict[object, Path]()
 
     @cache
     def make(name: str) -> tuple[EveryTarget, Path]:
-        module, path = EveryTarget(make_network(name, "resnet8")).eval(), folder / f"{name}.onnx"
-        export_onnx(module, path, mean=preprocess.mean, std=preprocess.std, height=SIZE, width=SIZE)
-        return module, path
+        module = EveryTarget(make_network(name, "resnet8")).eval()
+        network = (str(module), *module.targets, *module.network.inputs.items())
+        if network not in files:
+            files[network] = folder / f"{name}.onnx"
+            export_onnx(module, files[network], mean=preprocess.mean, std=preprocess.std, height=SIZE, width=SIZE)
+        return module, files[network]
 
     return make
 
@@ -233,12 +236,25 @@ def test_the_onnx_file_of_every_target_gives_what_torch_gives(
         assert parity.agreement == 1.0, f"{target}: {parity}"
 
 
+@pytest.fixture(scope="module")
+def engine_of() -> Callable[[Path], bytes]:
+    """The engine of an ONNX file; built once."""
+
+    @cache
+    def build(onnx: Path) -> bytes:
+        request = EngineRequest(onnx, onnx.with_suffix(".engine"), "tensorrt_rtx", "8.6", (1, 8, 64))
+        build_engine(request)
+        return request.engine.read_bytes()
+
+    return build
+
+
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install tensorrt-rtx")
 @every_method
-def test_every_target_becomes_an_engine(name: str, exported: Callable[[str], tuple[EveryTarget, Path]], tmp_path: Path) -> None:
-    request = EngineRequest(exported(name)[1], tmp_path / "model.engine", "tensorrt_rtx", "8.6", (1, 8, 64))
-    build_engine(request)
-    assert read_header(request.engine.read_bytes())["capabilities"] == ["8.6"]
+def test_every_target_becomes_an_engine(
+    name: str, exported: Callable[[str], tuple[EveryTarget, Path]], engine_of: Callable[[Path], bytes]
+) -> None:
+    assert read_header(engine_of(exported(name)[1]))["capabilities"] == ["8.6"]
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------------

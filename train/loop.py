@@ -131,7 +131,8 @@ def compiled(module: nn.Module, cuda_graphs: bool) -> nn.Module:
     """
     if cuda_graphs and next(module.parameters()).device.type != "cuda":
         raise EnvironmentProblem("cuda_graphs needs a CUDA GPU", hint="leave it out, or --set compile=true alone")
-    module.compile(mode="reduce-overhead" if cuda_graphs else None)
+    # A graph per size of batch: one for all sizes takes over when the second is seen, and a resumed run sees them in another order.
+    module.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=False)
     return module
 
 
