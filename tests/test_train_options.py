@@ -237,9 +237,7 @@ def test_the_deployed_weights_are_the_moving_average(npz: Path, tmp_path: Path, 
 # --- compilation --------------------------------------------------------------------------------------------------------
 
 
-def test_cuda_graphs_without_a_gpu_are_refused_before_anything_is_written(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cuda_graphs_without_a_gpu_are_refused_before_anything_is_written(npz: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="cuda_graphs needs a CUDA GPU"):
         train(small(cuda_graphs=True), npz, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -224,9 +224,9 @@ class _Run:
         signals, saved = StopSignals(), time.monotonic()
         self.reporter.begin(self.entry, epoch, recipe.epochs)
         with signals.listen():
-            folder.write_recipe(recipe)
             if checkpoint is None:
                 self.save(training, epoch, step, totals, metrics)
+            folder.write_recipe(recipe)
             while epoch < recipe.epochs:
                 began = time.perf_counter()
                 for report in train_epoch(training, batches, epoch, step, totals):

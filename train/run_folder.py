@@ -45,10 +45,10 @@ class RunFolder:
             raise OutputError(f"{self.path} is not a folder", hint="name another place with --output")
         if not self.writes or not self.path.exists():
             return
-        for part in self.path.glob(".*.part"):  # of a process that was killed while it wrote
-            shutil.rmtree(part, ignore_errors=True)
         if not resume and any(path.name != EVENTS and not path.name.startswith(".") for path in self.path.iterdir()):
             raise OutputError(f"{self.path} is not empty", hint="go on with it by --resume, or name another folder with --output")
+        for part in self.path.glob(".*.part"):  # of a process that was killed while it wrote
+            shutil.rmtree(part, ignore_errors=True)
 
     @property
     def begun(self) -> bool:
