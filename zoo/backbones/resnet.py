@@ -7,7 +7,7 @@
 - Aggregated Residual Transformations, Xie et al., 2017, https://arxiv.org/abs/1611.05431, table 1: `resnext50`, 32x4d.
 
 The plain name has the stem of the KD literature for 32x32 images (one 3x3 convolution, stride 1, no pooling); with `-imagenet` it
-is the paper's (7x7, stride 2, max pooling) for 224x224.
+is the paper's (7x7, stride 2, max pooling) for 224x224. `resnet18-x0.5` has half the channels everywhere.
 
 Readings:
 1. Shortcuts that change the shape are option B (1x1 convolution with BatchNorm), and a bottleneck halves the resolution in its 3x3
@@ -30,11 +30,15 @@ Stem = Literal["cifar", "imagenet"]
 
 
 class ResNet(Backbone):
-    """Four stages of basic blocks with 64, 128, 256 and 512 channels, or of other blocks with `expansion` times as many."""
+    """Four stages of basic blocks with 64, 128, 256 and 512 channels, or of other blocks with `expansion` times as many; all of it
+    `width` times as wide."""
 
-    def __init__(self, depths: tuple[int, ...], stem: Stem, block: Block = BasicBlock, expansion: int = 1) -> None:
+    def __init__(
+        self, depths: tuple[int, ...], stem: Stem, block: Block = BasicBlock, expansion: int = 1, width: float = 1.0
+    ) -> None:
         self.depths, self.block, self.stem_kind = depths, block, stem
-        self.widths = (64 * expansion, 128 * expansion, 256 * expansion, 512 * expansion)
+        self.stem_channels = int(64 * width)
+        self.widths = tuple(self.stem_channels * expansion * factor for factor in (1, 2, 4, 8))
         if stem == "imagenet":
             self.image_size, self.branch_stages = 224, 2
         if block is not BasicBlock:
@@ -42,12 +46,13 @@ class ResNet(Backbone):
 
     def stem(self) -> nn.Module:
         imagenet = self.stem_kind == "imagenet"
-        conv = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if imagenet else nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        layers = [conv, nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+        kernel, stride = (7, 2) if imagenet else (3, 1)
+        conv = nn.Conv2d(3, self.stem_channels, kernel, stride, kernel // 2, bias=False)
+        layers = [conv, nn.BatchNorm2d(self.stem_channels), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if imagenet else []))
 
     def stage(self, index: int, depth: int) -> nn.Module:
-        in_channels = (64, *self.widths)[index]
+        in_channels = (self.stem_channels, *self.widths)[index]
         return residual_stage(in_channels, self.widths[index], depth, 1 if index == 0 else 2, self.block)
 
 
@@ -67,3 +72,8 @@ register("resnet50", (3, 4, 6, 3), Bottleneck, 4)
 register("resnet101", (3, 4, 23, 3), Bottleneck, 4)
 register("wide-resnet50-2", (3, 4, 6, 3), partial(Bottleneck, narrow=2), 4)
 register("resnext50", (3, 4, 6, 3), partial(Bottleneck, narrow=2, groups=32), 4)
+
+
+@BACKBONES.register("resnet18-x0.5")
+def resnet18_half() -> Backbone:
+    return ResNet((2, 2, 2, 2), "cifar", width=0.5)
