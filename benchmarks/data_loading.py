@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from kdzoo.train.batches import BatchSettings
 from kdzoo.train.data import make_batches
 from kdzoo.train.loop import Training, make_autocast, train_step
 from kdzoo.train.optim import make_optimizer
@@ -120,9 +121,9 @@ def make_loaders(args: argparse.Namespace, scratch: Path, batch: int, device: to
         write_shards(data, shards / "train", shard_bytes=4_000_000)
         write_classes(data.classes, shards)
     sides: dict[str, Epoch] = {}
+    settings = BatchSettings(preprocess, augment, batch, seed=0, device=device, workers=args.workers)
     for name, split in (("folder", data), ("shards", open_split(shards, "train", preprocess))):
-        settings = {"batch_size": batch, "seed": 0, "device": device, "workers": args.workers}
-        sides[name] = make_batches(split, preprocess, augment, **settings).epoch  # type: ignore[arg-type]
+        sides[name] = make_batches(split, settings).epoch
     transform = v2.Compose([
         v2.PILToTensor(), v2.RandomCrop(SIZE, padding=PAD), v2.RandomHorizontalFlip(),
         v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD),

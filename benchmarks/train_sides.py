@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms  # type: ignore[import-untyped]
 from torchvision.datasets import CIFAR100  # type: ignore[import-untyped]
 
+from kdzoo.train.batches import BatchSettings
 from kdzoo.train.data import TrainingBatches
 from kdzoo.train.loop import Training, make_autocast, train_step
 from kdzoo.train.optim import make_optimizer
@@ -80,7 +81,7 @@ def build(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[Metho
 
 
 def batches_of(recipe: Recipe, data: LabelledImages, device: torch.device) -> TrainingBatches:
-    return TrainingBatches(data, recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, device)
+    return TrainingBatches(data, BatchSettings(recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, device))
 
 
 def ours(recipe: Recipe, data: LabelledImages, path: Path | None, device: torch.device) -> Side:

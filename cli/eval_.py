@@ -19,7 +19,7 @@ def eval_(console: Console, source: str | None, branches: tuple[str, ...], data:
     """Measure top-1 and top-5 of every target, or of every file."""
     from ..export.package import Package
     from ..export.source import resolve
-    from ..zoo.datasets import find_data, read_split
+    from ..zoo.datasets import find_data, open_split
 
     found = resolve(source, console.say)
     if isinstance(found, Package):
@@ -40,7 +40,7 @@ def eval_(console: Console, source: str | None, branches: tuple[str, ...], data:
 
         manifest = found.manifest
         path = find_data(manifest.dataset, data)
-        split = read_split(path, "test", manifest.preprocess)
+        split = open_split(path, "test", manifest.preprocess, lazy=True)
         check_classes(split, manifest.classes, path)
         place = torch.device(options.pick_device(device))
         network = found.network().to(place)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from difflib import get_close_matches
 
 import click
 
 from ..errors import KdzooError, UnknownName
 
-MOST_NAMES = 40  # of what is known; `--json` has them all
+MOST_NAMES = 48  # of what is known; of more than that a few are told, and `--json` has them all
+NEAREST = 6
 
 
 def sentence(error: KdzooError) -> str:
@@ -19,10 +21,17 @@ def sentence(error: KdzooError) -> str:
     if isinstance(error, UnknownName) and error.suggestion:
         text += f"; did you mean '{error.suggestion}'?"
     if error.known:
-        more = len(error.known) - MOST_NAMES
-        names = f"{', '.join(error.known[:MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
-        text = f"{ended(text)} Known: {names}."
+        text = f"{ended(text)} Known: {known_names(error)}."
     return with_next(text, error.hint)
+
+
+def known_names(error: KdzooError) -> str:
+    """All that is known or, of a long list, those that look most like what was asked for."""
+    if len(error.known) <= MOST_NAMES:
+        return ", ".join(error.known)
+    asked = error.name if isinstance(error, UnknownName) else ""
+    nearest = get_close_matches(asked, error.known, n=NEAREST, cutoff=0.0)
+    return f"{', '.join(nearest)} and {len(error.known) - NEAREST} more"
 
 
 def ended(text: str) -> str:

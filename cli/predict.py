@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,15 @@ def predict(console: Console, source: str, images: tuple[Path, ...], branch: str
 
 def package_logits(package: Any, pixels: Any) -> Any:
     """By the first ONNX file of the package; torch is not imported."""
-    from ..export.measure import as_input
+    from ..export.measure import as_input, onnx_logits
     from ..export.onnx_graph import OnnxRunner
-    from ..export.parity import run_over
     from ..zoo.checkpoint import check_file
 
     artifact = package.artifact("onnx")
     path = package.folder / artifact.path
     check_file(path, package.document["files"].get(artifact.path))
-    inputs = as_input(pixels, package.preprocess, package.document["options"]["input"])
-    return run_over(OnnxRunner(path), inputs, artifact.batch[2], fixed=artifact.batch[0] == artifact.batch[2])
+    prepare = partial(as_input, preprocess=package.preprocess, kind=package.document["options"]["input"])
+    return onnx_logits(OnnxRunner(path), artifact, pixels, prepare)
 
 
 def checkpoint_logits(checkpoint: Any, branch: str, pixels: Any) -> Any:

@@ -37,6 +37,7 @@ def report(
         raise OutputError(f"{path} is a folder", hint="name a file with --output, as in report.html")
     if path.exists() and not force:
         raise OutputError(f"{path} exists", hint="replace it with --force, or name another file with --output")
+    checkpoint.verify()  # a damaged file is told before missing images are
     images = find_images(console, checkpoint, data)
 
     from ..train.report.build import build_report

@@ -39,31 +39,24 @@ def train(
 
     Several processes or GPUs: torchrun --nproc-per-node N -m kdzoo train RECIPE ...
     """
-    from ..train.recipe_file import open_recipe
+    from ..train.recipe_file import open_recipe, open_run
 
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"]), *(["compile=true"] if compile else [])]
     if Path(recipe).is_dir() and resume:
-        from ..zoo.checkpoint import Checkpoint
-
         output = output or Path(recipe)
-        entry = Checkpoint.open(output).manifest.entry
-        written = open_recipe(str(Path(recipe) / "recipe.yaml"), changes)
+        written = open_run(Path(recipe), changes)
     else:
         written = open_recipe(recipe, changes)
-        entry = written.entry
-    settings = written.recipe
 
     from ..train.distributed import launched
-    from ..train.recipe_check import check_dataset, check_network
+    from ..train.recipe_check import checked
     from ..train.reporter import Reporter
     from ..train.run import run_training
-    from ..train.teachers import open_source, with_teacher
+    from ..train.teachers import open_source
 
     sources = [open_source(name) for name in teachers]
-    check_network(settings, written.origin, sources[0].backbone if sources else "")
-    check_dataset(settings, written.origin, data)
-    taught = with_teacher(settings, sources)
-    if taught != settings and not entry.endswith("-modified"):
+    taught, entry = checked(written.recipe, written.origin, sources, data, resume=resume), written.entry
+    if taught != written.recipe and not entry.endswith("-modified"):
         entry += "-modified"  # another teacher than that of the entry
     folder = output or Path("runs") / entry
     first = launched().first

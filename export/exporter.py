@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, GateFailed, OutputError, UnknownName, UsageError
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, describe_files
-from ..zoo.datasets import LabelledImages, find_data, read_split
+from ..zoo.datasets import ImageSplit, find_data, open_split
 from ..zoo.files import new_folder, sha256, write_bytes, write_json
 from ..zoo.manifest import command_line, git_commit, library_versions
 from ..zoo.target import Target
@@ -128,7 +128,7 @@ def export(
     check_output(folder, checkpoint.folder, force)
 
     student, kept, dropped = cut(checkpoint, target)
-    images, evaluation = evidence(checkpoint, data, say)
+    images, labels = evidence(checkpoint, data, say)
     options_used = {"batch": list(options.batch.sizes), "input": options.input, "opset": options.opset}
     description = {
         "entry": manifest.entry,
@@ -162,8 +162,8 @@ def export(
             for maker in makers:
                 say(f"writing {maker.name} {precision}")
                 artifacts += maker.emit(job, precision)
-        write_golden(part, student, images[:NUM_GOLDEN], manifest.preprocess)
-        measured = measure_package(part, student, manifest.preprocess, artifacts, images, evaluation, options, verify, say)
+        write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess)
+        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, verify, say)
         if verify:
             for artifact in artifacts:
                 if artifact.path in measured.artifacts and "parity" in measured.artifacts[artifact.path]:
@@ -227,8 +227,8 @@ def cut(checkpoint: Checkpoint, target: Target) -> tuple[Student, list[str], lis
     return student, kept, dropped
 
 
-def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[NDArray[np.uint8], LabelledImages | None]:
-    """Real images to compare on, and the labelled test split where it is at hand.
+def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[ImageSplit, NDArray[np.int64] | None]:
+    """Real images to compare on: the test split, with its labels, where it is at hand.
 
     Raises:
         DataError: the user named data that does not exist or has other classes.
@@ -244,10 +244,10 @@ def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[NDArr
             f"the test images of {manifest.dataset} are not at hand, so accuracy is not measured again; --data names them. "
             f"Parity is measured on the {len(samples)} images that the checkpoint carries"
         )
-        return samples.images, None
-    split = read_split(path, "test", manifest.preprocess)
+        return samples, None
+    split = open_split(path, "test", manifest.preprocess)
     check_classes(split, manifest.classes, path)
-    return split.images, split
+    return split, split.labels
 
 
 def write_student(folder: Path, student: Student, checkpoint: Checkpoint, target: Target) -> None:

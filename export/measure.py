@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,17 @@ from ..zoo.target import Target
 from .benchmark import measure_latency
 from .format import ExportOptions
 from .package import SCHEMA_VERSION, Artifact
-from .parity import compare, measure_accuracy, run_over, tolerance
+from .parity import compare, in_batches, measure_accuracy, run_over, tolerance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..zoo.datasets import LabelledImages
+    from ..zoo.datasets import ImageSplit
     from ..zoo.student import Student
     from .parity import Runner
+
+    Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]  # raw images to what the graph takes
 
 Say = Callable[[str], None]
 
@@ -58,7 +61,9 @@ class Measurement:
         }
 
 
-def torch_logits(student: Student, preprocess: Preprocess, images: NDArray[np.uint8], batch: int = 500) -> NDArray[np.float32]:
+def torch_logits(
+    student: Student, preprocess: Preprocess, images: NDArray[np.uint8] | ImageSplit, batch: int = 500
+) -> NDArray[np.float32]:
     """Logits `N K` of raw images `N H W C` by torch in float32: the reference of all parity."""
     import numpy as np
     import torch
@@ -67,11 +72,11 @@ def torch_logits(student: Student, preprocess: Preprocess, images: NDArray[np.ui
 
     deployed = Deployed(student, mean=preprocess.mean, std=preprocess.std, input="uint8").eval()
     with torch.inference_mode():
-        parts = [deployed(torch.from_numpy(images[i : i + batch])).numpy() for i in range(0, len(images), batch)]
+        parts = [deployed(torch.from_numpy(chunk)).numpy() for chunk in in_batches(images, batch)]
     return np.concatenate(parts)
 
 
-def check_classes(split: LabelledImages, classes: Sequence[str], path: Path) -> None:
+def check_classes(split: ImageSplit, classes: Sequence[str], path: Path) -> None:
     """Raises `DataError` where the images at `path` have other classes than the network."""
     if split.classes != tuple(classes):
         raise DataError(
@@ -91,18 +96,27 @@ def as_input(images: NDArray[np.uint8], preprocess: Preprocess, kind: str) -> ND
     return np.ascontiguousarray(((images.astype(np.float32) / 255.0 - mean) / std).transpose(0, 3, 1, 2))
 
 
+def onnx_logits(
+    runner: Runner, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, prepare: Prepare
+) -> NDArray[np.float32]:
+    """Logits `N K` of raw images `N H W C` by a file, in batches of its largest size."""
+    smallest, _, largest = artifact.batch
+    return run_over(runner, map(prepare, in_batches(images, largest)), largest, fixed=smallest == largest)
+
+
 def measure_package(
     folder: Path,
     student: Student,
     preprocess: Preprocess,
     artifacts: list[Artifact],
-    images: NDArray[np.uint8],
-    evaluation: LabelledImages | None,
+    images: ImageSplit,
+    labels: NDArray[np.int64] | None,
     options: ExportOptions,
     verify: bool,
     say: Say,
 ) -> Measurement:
-    """Measure every artifact in `folder`. With `verify` false only sizes and counts are noted.
+    """Measure every artifact in `folder` on all `images`, and its accuracy where `labels` are given. With `verify` false only sizes
+    and counts are noted.
 
     Raises:
         GateFailed: a file does not load, or gives other results in other batches.
@@ -115,15 +129,15 @@ def measure_package(
         return measured
     say(f"running torch on {len(images)} images")
     reference = torch_logits(student, preprocess, images)
-    if evaluation is not None:
-        measured.reference = {**asdict(measure_accuracy(reference, evaluation.labels)), "split": "test"}
-    inputs = as_input(images, preprocess, options.input)
+    if labels is not None:
+        measured.reference = {**asdict(measure_accuracy(reference, labels)), "split": "test"}
+    prepare = partial(as_input, preprocess=preprocess, kind=options.input)
     for artifact in artifacts:
         if artifact.format != "onnx":
             measured.artifacts[artifact.path] = {"not_run": why_not_run(folder, artifact)}
             continue
         say(f"measuring {artifact.path} on {len(images)} images")
-        measured.artifacts[artifact.path] = measure_onnx(folder / artifact.path, artifact, inputs, reference, evaluation)
+        measured.artifacts[artifact.path] = measure_onnx(folder / artifact.path, artifact, images, labels, prepare, reference)
     return measured
 
 
@@ -143,7 +157,12 @@ def why_not_run(folder: Path, artifact: Artifact) -> str:
 
 
 def measure_onnx(
-    path: Path, artifact: Artifact, inputs: NDArray[Any], reference: NDArray[np.float32], evaluation: LabelledImages | None
+    path: Path,
+    artifact: Artifact,
+    images: ImageSplit,
+    labels: NDArray[np.int64] | None,
+    prepare: Prepare,
+    reference: NDArray[np.float32],
 ) -> dict[str, Any]:
     """Check, parse and run one ONNX file: parity, accuracy, the batch range, latency."""
     from .engine_sidecar import installed_version
@@ -156,12 +175,11 @@ def measure_onnx(
         parse_check(path)
         result["checker"] += ", TensorRT-RTX parse"
     runner = OnnxRunner(path)
-    fixed = artifact.batch[0] == artifact.batch[2]
-    logits = run_over(runner, inputs, artifact.batch[2], fixed=fixed)
+    logits = onnx_logits(runner, artifact, images, prepare)
     result["parity"] = asdict(compare(logits, reference))
-    if evaluation is not None:
-        result["accuracy"] = {**asdict(measure_accuracy(logits, evaluation.labels)), "split": "test"}
-    sizes = list(dict.fromkeys(artifact.batch))
+    if labels is not None:
+        result["accuracy"] = {**asdict(measure_accuracy(logits, labels)), "split": "test"}
+    sizes, inputs = list(dict.fromkeys(artifact.batch)), prepare(images.head(artifact.batch[2]).images)
     exercise_batches(runner, inputs, logits, sizes, artifact)
     result["batches_exercised"] = sizes
     result["latency"] = [asdict(latency(runner, inputs, size)) for size in sizes]

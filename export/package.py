@@ -25,6 +25,7 @@ KINDS: dict[str, type] = {
     "artifacts": list,
     "verified": bool,
 }
+PULLED = "pulled.json"  # beside the manifest: where `kdzoo pull` had the folder from, and which files it fetched
 GOLDEN_INPUTS, GOLDEN_EXPECTED = "golden/inputs.npz", "golden/expected.npz"
 
 
@@ -99,8 +100,24 @@ class Package:
         return f"{self.document['entry']}-{self.document['target']}"
 
     @property
-    def artifacts(self) -> list[Artifact]:
+    def described(self) -> list[Artifact]:
+        """What the manifest lists."""
         return [Artifact.from_dict(a) for a in self.document["artifacts"]]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What should be here: all of it, but for a package that was pulled in part."""
+        here = set(self.here)
+        return [a for a in self.described if a.path in here]
+
+    @property
+    def here(self) -> list[str]:
+        """The files that should be here: those of the manifest or, of a package pulled in part, those that were fetched."""
+        names, pulled = list(self.document["files"]), self.folder / PULLED
+        if not pulled.is_file():
+            return names
+        fetched = read_json(pulled, SCHEMA_VERSION).get("files", [])
+        return [name for name in names if name in fetched]
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -136,10 +153,11 @@ class Package:
         return images, logits
 
     def verify_files(self) -> int:
-        """Check size and sha256 of every file; gives how many there are, raises `IntegrityError` at the first that is wrong."""
-        for name, expected in self.document["files"].items():
-            check_file(self.folder / name, expected)
-        return len(self.document["files"])
+        """Check size and sha256 of all that should be here; gives how many, raises `IntegrityError` at the first wrong one."""
+        here = self.here
+        for name in here:
+            check_file(self.folder / name, self.document["files"][name])
+        return len(here)
 
 
 def write_manifest(folder: Path, document: dict[str, Any], artifacts: list[Artifact]) -> None:

@@ -5,9 +5,11 @@ Shapes: `N` images, `K` classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..zoo.datasets import EncodedImages, ImageSplit, LabelledImages
 
 # The largest |logit difference| from torch that an export may have, and that `verify` allows on the golden images.
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}  # for logits up to `USUAL_LOGIT`; rounding grows with them
@@ -73,13 +75,19 @@ def measure_accuracy(logits_NK: NDArray[np.float32], labels_N: NDArray[np.int64]
     return Accuracy(len(labels_N), round(top1, 4), top5)
 
 
-def run_over(runner: Runner, images: NDArray[np.uint8], batch: int, *, fixed: bool = False) -> NDArray[np.float32]:
-    """Logits `N K` of all images, `batch` at a time; a graph of `fixed` batch gets its last batch filled up with zeros."""
+def in_batches(images: NDArray[np.uint8] | ImageSplit, batch: int) -> Iterator[NDArray[np.uint8]]:
+    """Raw images, `batch` at a time: those of an array, or of a split that may still be encoded."""
+    if isinstance(images, LabelledImages | EncodedImages):
+        return images.batches(batch)
+    return (images[start : start + batch] for start in range(0, len(images), batch))
+
+
+def run_over(runner: Runner, inputs: Iterable[NDArray[Any]], batch: int, *, fixed: bool = False) -> NDArray[np.float32]:
+    """Logits `N K` of inputs that come `batch` at a time; a graph of `fixed` batch gets its last batch filled up with zeros."""
     import numpy as np
 
     parts = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
+    for chunk in inputs:
         size = len(chunk)
         if fixed and size < batch:
             chunk = np.concatenate([chunk, np.zeros((batch - size, *chunk.shape[1:]), chunk.dtype)])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, GateFailed
-from ..zoo.datasets import find_data, read_split
-from .measure import as_input, check_classes, why_not_run
+from ..zoo.datasets import find_data, open_split
+from .measure import as_input, check_classes, onnx_logits, why_not_run
 from .onnx_graph import OnnxRunner, check_onnx
 from .package import Artifact, Package
-from .parity import compare, measure_accuracy, run_over, tolerance
+from .parity import compare, measure_accuracy, tolerance
 
 
 def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
         DataError: `data` was named and is unusable, or has other classes.
         GateFailed: an ONNX file does not give the golden logits, or not the accuracy that the package states.
     """
-    num_files = package.verify_files()
+    num_files, here = package.verify_files(), package.artifacts
     images, expected = package.golden()
     try:
         path = find_data(package.document["dataset"], data)
@@ -31,19 +32,21 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
             raise
         split = None
     else:
-        split = read_split(path, "test", package.preprocess)
+        split = open_split(path, "test", package.preprocess)
         check_classes(split, package.labels, path)
-    kind = package.document["options"]["input"]
+    prepare = partial(as_input, preprocess=package.preprocess, kind=package.document["options"]["input"])
     found: dict[str, Any] = {}
-    for artifact in package.artifacts:
+    for artifact in package.described:
+        if artifact not in here:
+            found[artifact.path] = {"checksum": "-", "not_run": "not here: it was not pulled"}
+            continue
         if artifact.format != "onnx":
             found[artifact.path] = {"checksum": "ok", "not_run": why_not_run(package.folder, artifact)}
             continue
         file = package.folder / artifact.path
         check_onnx(file)
-        runner, batch = OnnxRunner(file), artifact.batch[2]
-        fixed = artifact.batch[0] == artifact.batch[2]
-        parity = compare(run_over(runner, as_input(images, package.preprocess, kind), batch, fixed=fixed), expected)
+        runner = OnnxRunner(file)
+        parity = compare(onnx_logits(runner, artifact, images, prepare), expected)
         if parity.max_abs_diff is None or parity.max_abs_diff > tolerance(artifact.precision, parity.largest_logit):
             raise GateFailed(
                 f"{file} does not give the golden logits: the largest difference is {parity.max_abs_diff}",
@@ -51,11 +54,11 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
             )
         result: dict[str, Any] = {"checksum": "ok", "golden": asdict(parity)}
         if split is not None:
-            logits = run_over(runner, as_input(split.images, package.preprocess, kind), batch, fixed=fixed)
+            logits = onnx_logits(runner, artifact, split, prepare)
             result["accuracy"] = {**asdict(measure_accuracy(logits, split.labels)), "split": "test"}
             check_stated(package, artifact, result["accuracy"])
         found[artifact.path] = result
-    return {"package": str(package.folder), "files": num_files, "artifacts": found}
+    return {"package": str(package.folder), "files": num_files, "files_of": len(package.document["files"]), "artifacts": found}
 
 
 def check_stated(package: Package, artifact: Artifact, accuracy: dict[str, Any]) -> None:

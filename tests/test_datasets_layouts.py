@@ -256,3 +256,22 @@ def test_both_kinds_of_a_split_have_the_same_face(folder: Path, preprocess: Prep
     index = np.array([4, 0])
     assert greys(encoded.take(index).head(9)) == greys(decoded.take(index).head(9)) == [4, 0]
     assert greys(encoded.head(2)) == greys(decoded.head(2)) == [0, 1]
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pictures are decoded as many are."""
+    monkeypatch.setattr("kdzoo.zoo.sets.images.DECODE_ALONE", 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("first", "last", "sizes"), [(0, None, [4, 2]), (1, 6, [4, 1]), (2, 4, [2]), (3, 3, [])])
+def test_batches_of_both_kinds_are_the_images_in_order(
+    first: int, last: int | None, sizes: list[int], workers: int, folder: Path, preprocess: Preprocess, many: None
+) -> None:
+    encoded, decoded = (open_split(folder, "train", preprocess, lazy=lazy) for lazy in (True, False))
+    assert isinstance(decoded, LabelledImages)
+    for data in (encoded, decoded):
+        found = [batch.copy() for batch in data.batches(4, workers, first=first, last=last)]
+        assert [len(batch) for batch in found] == sizes
+        assert not sizes or np.array_equal(np.concatenate(found), decoded.images[first:last])

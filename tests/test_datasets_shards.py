@@ -115,6 +115,14 @@ def test_labels_that_cannot_be_used_are_named(members: dict[str, bytes], what: s
     assert caught.value.hint and "s-000000.tar" in str(caught.value)
 
 
+def test_an_empty_picture_is_refused_while_its_archive_is_indexed(tmp_path: Path, preprocess: Preprocess) -> None:
+    """The reader would take its size, 0, for the whole archive."""
+    tar(tmp_path / "s-000000.tar", {**GOOD, "dir/9.png": b"", "dir/9.cls": b"0"})
+    with pytest.raises(IntegrityError, match=r"s-000000\.tar: the picture dir/9\.png is empty") as caught:
+        open_split(tmp_path, "test", preprocess)
+    assert caught.value.exit_code == 6 and caught.value.hint
+
+
 def test_folders_of_shards_without_the_split_and_single_archives_are_refused(tmp_path: Path, preprocess: Preprocess) -> None:
     file = tar(tmp_path / "train" / "s-000000.tar", {"a.png": picture(1), "a.cls": b"0"})
     with pytest.raises(DataError, match="no folder test or val"):
@@ -175,3 +183,13 @@ def test_packing_is_reproducible(tmp_path: Path, preprocess: Preprocess) -> None
     assert isinstance(data, EncodedImages)
     (one,), (other,) = (write_shards(data, tmp_path / name) for name in ("one", "other"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_an_empty_file_is_not_packed(tmp_path: Path, preprocess: Preprocess) -> None:
+    (tmp_path / "pets" / "a").mkdir(parents=True)
+    (tmp_path / "pets" / "a" / "x.png").touch()
+    data = open_split(tmp_path / "pets", "test", preprocess, lazy=True)
+    assert isinstance(data, EncodedImages)
+    with pytest.raises(DataError, match=r"x\.png is empty"):
+        write_shards(data, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

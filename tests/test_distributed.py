@@ -19,16 +19,20 @@ from kdzoo.zoo.checkpoint import Checkpoint
 
 NUM_STEPS = 20
 RECIPE: dict[str, Any] = {
-    "method": "ahbf", "method_config": {"num_branches": 2, "aux": 1}, "backbone": "resnet20", "dataset": "colours",
+    "method": "ahbf", "method_config": {"num_branches": 2, "aux": 1}, "backbone": "resnet8", "dataset": "colours",
     "image_size": 16, "batch_size": 10, "epochs": 4, "precision": "fp32", "eval_every": 4, "seed": 3,
     "optimizer": {"lr": 0.05}, "augment": {"pad": 2, "autoaugment": True, "cutout": 4}, "checkpoint_minutes": 1e-9,
 }  # fmt: skip
+SHORT = {**RECIPE, "epochs": 2, "eval_every": 2}
 # The steps of a run in double precision: in single precision a fresh network with BatchNorm magnifies the last bit of a sum up to
-# ten times per step, and after twenty steps two equally right runs have nothing in common.
+# ten times per step, and after twenty steps two equally right runs have nothing in common. `together`: with `accumulate`, one
+# process takes the images of a batch in the order in which its parts are those of two processes.
 STEPS = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 import torch
+from kdzoo.train.batches import BatchSettings
 from kdzoo.train.data import make_batches
 from kdzoo.train.distributed import joined, share_batch_norm
 from kdzoo.train.loop import Training, train_step
@@ -40,24 +44,38 @@ from kdzoo.zoo.method import METHODS, Progress
 
 torch.set_num_threads(1)
 torch.Tensor.float = torch.Tensor.double
-recipe, place = Recipe.from_mapping(json.loads(sys.argv[1])), torch.device("cpu")
-with joined(place) as processes:
+place = torch.device("cpu")
+
+def as_of_two(whole, pieces):
+    shares = [torch.arange(whole)[r * whole // 2 : (r + 1) * whole // 2].tensor_split(pieces) for r in (0, 1)]
+    return torch.cat([share[n] for n in range(pieces) for share in shares])
+
+def steps(recipe, processes, together=False):
     torch.manual_seed(recipe.seed)
     method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
     network = method.build(BACKBONES.get(recipe.backbone)(), 6).double()
     share_batch_norm(network, processes)
     data = read_split(Path(sys.argv[2]), "train", recipe.preprocess)
-    batches = make_batches(data, recipe.preprocess, recipe.augment, batch_size=recipe.batch_size, seed=recipe.seed, device=place,
-                           rank=processes.rank, world=processes.world)
+    batches = make_batches(data, BatchSettings(recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, place,
+                                               processes.rank, processes.world))
     training = Training(network, method, make_optimizer(network, recipe.optimizer), recipe, processes=processes)
     losses = []
     for epoch in range(recipe.epochs):
         for step, (images, labels) in enumerate(batches.epoch(epoch)):
             progress, whole = Progress(epoch, recipe.epochs), batches.num_images(step)
+            if together and processes.world == 1:
+                order = as_of_two(whole, recipe.accumulate)
+                images, labels = images[order], labels[order]
             parts, _ = train_step(training, images.double(), labels, progress, whole)
             losses.append({name: float(part) for name, part in parts.items()})
+    return losses
+
+recipe = Recipe.from_mapping(json.loads(sys.argv[1]))
+in_parts = replace(recipe, accumulate=2, batch_size=12, epochs=1)
+with joined(place) as processes:
+    runs = [steps(recipe, processes), steps(in_parts, processes, together=True), steps(in_parts, processes)]
     if processes.first:
-        Path(sys.argv[3]).write_text(json.dumps(losses))
+        Path(sys.argv[3]).write_text(json.dumps(runs))
 """
 # A whole run. With `kill`, process 1 of the first start dies by SIGKILL in mid-epoch.
 RUN = """
@@ -96,11 +114,11 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launch(script: str, npz: Path, output: Path, *, processes: int, kill: bool = False) -> None:
+def launch(script: str, recipe: dict[str, Any], npz: Path, output: Path, *, processes: int, kill: bool = False) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "1"]
     (output.parent / "script.py").write_text(script)
     command = [sys.executable, *(torchrun if processes > 1 else []), str(output.parent / "script.py")]
-    arguments = [json.dumps(RECIPE), str(npz), str(output), "kill" if kill else "live"]
+    arguments = [json.dumps(recipe), str(npz), str(output), "kill" if kill else "live"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -110,22 +128,39 @@ def launch(script: str, npz: Path, output: Path, *, processes: int, kill: bool =
 def pair(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
     output = tmp_path_factory.mktemp("pair") / "run"
-    launch(RUN, npz, output, processes=2)
+    launch(RUN, SHORT, npz, output, processes=2)
     return output
 
 
-def test_two_processes_have_the_losses_of_one_over_twenty_steps(npz: Path, tmp_path: Path) -> None:
-    losses = []
+@pytest.fixture(scope="module")
+def losses(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[torch.Tensor]]:
+    """By number of processes: the parts of the loss by step, of whole batches, of batches in the parts of two processes, and of
+    batches in parts."""
+    folder, found = tmp_path_factory.mktemp("steps"), {}
     for processes in (1, 2):
-        launch(STEPS, npz, tmp_path / f"{processes}.json", processes=processes)
-        losses.append(json.loads((tmp_path / f"{processes}.json").read_text()))
-    one, two = (torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in losses)
+        launch(STEPS, RECIPE, npz, folder / f"{processes}.json", processes=processes)
+        runs = json.loads((folder / f"{processes}.json").read_text())
+        found[processes] = [torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in runs]
+    return found
+
+
+def test_two_processes_have_the_losses_of_one_over_twenty_steps(losses: dict[int, list[torch.Tensor]]) -> None:
+    one, two = losses[1][0], losses[2][0]
     assert len(one) == NUM_STEPS and one.std(dim=0).min() > 0, "the losses do not move: nothing was compared"
-    torch.testing.assert_close(two, one, rtol=0, atol=1e-6, msg=lambda m: f"losses by step and part {list(losses[0][0])}: {m}")
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+
+
+def test_the_parts_of_two_processes_hold_other_images_than_those_of_one(losses: dict[int, list[torch.Tensor]]) -> None:
+    """As README says; all else that accumulates is the same."""
+    _, one, other = losses[1]
+    _, two, again = losses[2]
+    assert torch.equal(two, again) and len(two) == 4
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+    assert (two - other).abs().max() > 1e-3, "BatchNorm saw the same images: mend README and train.distributed"
 
 
 def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(npz: Path, pair: Path, tmp_path: Path) -> None:
-    launch(RUN, npz, tmp_path / "run", processes=2, kill=True)
+    launch(RUN, SHORT, npz, tmp_path / "run", processes=2, kill=True)
     again, whole = (Checkpoint.open(folder) for folder in (tmp_path / "run", pair))
     resumed = again.manifest.provenance["resumed"]
     assert [(r["epoch"], r["step"]) for r in resumed] in ([(1, 2)], [(1, 3)]), "it did not resume in mid-epoch"

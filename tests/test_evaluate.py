@@ -122,8 +122,9 @@ def test_groups_are_left_out_where_they_are_empty_or_training_was_balanced(netwo
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_are_decoded_on_the_way_give_the_same_result(
-    network: MultiBranch, preprocess: Preprocess, tmp_path: Path, workers: int
+    network: MultiBranch, preprocess: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
+    monkeypatch.setattr("kdzoo.zoo.sets.images.DECODE_ALONE", 0)
     data = images(9)
     for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
         path = tmp_path / "test" / str(label) / f"{number:03d}.png"

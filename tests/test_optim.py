@@ -25,7 +25,24 @@ def test_the_exponential_schedule_decays_after_every_epoch(epoch: float, expecte
     assert learning_rate(0.01, Schedule("exponential", gamma=0.9), epoch, 60) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["step", "cosine"])
+@pytest.mark.parametrize(("epoch", "expected"), [(3, 0.1), (3.99, 0.1), (4, 0.05), (5.5, 0.025)])
+def test_the_exponential_schedule_counts_the_epochs_after_the_warm_up(epoch: float, expected: float) -> None:
+    schedule = Schedule("exponential", gamma=0.5, warmup_epochs=3)
+    assert learning_rate(0.1, schedule, epoch, 60) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(3, 0.1), (149.9, 0.1), (150, 0.01), (225, 0.001)])
+def test_the_milestones_of_the_step_schedule_count_from_the_start_of_the_run(epoch: float, expected: float) -> None:
+    schedule = Schedule("step", (150, 225), 0.1, warmup_epochs=3)
+    assert learning_rate(0.1, schedule, epoch, 300) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(4, 0.2), (12, 0.1), (20, 0.0)])
+def test_the_cosine_schedule_goes_from_the_end_of_the_warm_up_to_the_end_of_the_run(epoch: float, expected: float) -> None:
+    assert learning_rate(0.2, Schedule("cosine", warmup_epochs=4), epoch, 20) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["step", "cosine", "exponential"])
 def test_warm_up_rises_linearly_from_almost_zero(kind: str) -> None:
     schedule = Schedule(kind, warmup_epochs=2.0)  # type: ignore[arg-type]
     assert 0 < learning_rate(0.1, schedule, 0, 20) < 1e-3

@@ -48,8 +48,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(changes: dict[str,
         ({"epochs": "many"}, "epochs", "int"),
         ({"epochs": 2.5}, "epochs", "int"),
         ({"epochs": True}, "epochs", "int"),
-        ({"epochs": 0}, "epochs", "at least 1"),
-        ({"batch_size": 1}, "batch_size", "at least 2"),
+        ({"epochs": 0}, "epochs", "from 1 to"),
+        ({"batch_size": 1}, "batch_size", "from 2 to"),
         ({"optimizer": 0.1}, "optimizer", "lr"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr", "float"),
         ({"optimizer": {"lr": -0.1}}, "optimizer.lr", "from 0 on"),
@@ -61,7 +61,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(changes: dict[str,
         ({"schedule": {"milestones": ["a"]}}, "schedule.milestones", "int"),
         ({"augment": {"fill": 256}}, "augment.fill", "255"),
         ({"mean": [0.5, 0.5]}, "mean", "three numbers"),
-        ({"std": [0.5, 0.5, 0.0]}, "std", "positive"),
+        ({"mean": [123.7, 116.3, 103.5]}, "mean", "from 0 to 1"),
+        ({"std": [0.5, 0.5, 0.0]}, "std", "above 0"),
         ({"method_config": [4]}, "method_config", "keys of its own"),
         ({"precision": "fp8"}, "precision", "bf16"),
     ],
@@ -93,7 +94,7 @@ def test_overrides_reach_nested_keys_and_keep_their_neighbours() -> None:
     assert recipe.optimizer.momentum == 0.9 and recipe.batch_size == 128
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "epochs=[", "epochs.deep=1"])
+@pytest.mark.parametrize("override", ["epochs", "=3", "epochs=[", "epochs.deep=1", "optimizer..lr=1", ".=1", "epochs=1\n---\n2"])
 def test_an_override_that_is_none_is_refused(override: str) -> None:
     with pytest.raises(UsageError, match="="):
         apply_override(dict(LEAST), override)
@@ -129,6 +130,16 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | byte
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no recipe .*none\.yaml"):
         load_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_an_override_supplies_a_key_that_the_file_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: ahbf\ndataset: mine\nbatch_size: 8\n")
+    entry, recipe = load_recipe(str(path), ["epochs=3", "backbone=resnet20"])
+    assert (entry, recipe.epochs, recipe.backbone) == ("mine", 3, "resnet20"), "what was missing was supplied, not modified"
+    assert load_recipe(str(path), ["epochs=3", "backbone=resnet20", "method_config.aux=2"])[0] == "mine-modified"
+    with pytest.raises(UsageError, match="'backbone' is missing"):
+        load_recipe(str(path), ["epochs=3"])
 
 
 @pytest.mark.parametrize("name", base_names())

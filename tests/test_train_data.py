@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from kdzoo.train.augment import crop_and_flip, cut_out, draw, normalize, pad_images
 from kdzoo.train.autoaugment import CifarPolicy
-from kdzoo.train.data import TrainingBatches, step_generator
+from kdzoo.train.batches import BatchSettings, step_generator
+from kdzoo.train.data import TrainingBatches
 from kdzoo.train.recipe import Augment
 from kdzoo.zoo.datasets import LabelledImages
 from kdzoo.zoo.preprocess import Preprocess
@@ -40,7 +41,7 @@ def numbered(count: int) -> LabelledImages:
 def batches(
     data: LabelledImages, preprocess: Preprocess, batch_size: int = 8, seed: int = 0, augment: Augment = EVERYTHING
 ) -> TrainingBatches:
-    return TrainingBatches(data, preprocess, augment, batch_size, seed, CPU)
+    return TrainingBatches(data, BatchSettings(preprocess, augment, batch_size, seed, CPU))
 
 
 def test_padding_equals_numpy() -> None:

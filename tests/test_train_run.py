@@ -16,10 +16,12 @@ import yaml
 from kdzoo.cli import train as cli_train
 from kdzoo.errors import DataError, OutputError, TrainingDiverged, UsageError
 from kdzoo.tests.small_runs import NUM_COLOURS, SignalAt, assert_same_state, exit_code_of, log_of, recipe_for, train
+from kdzoo.train import loop
 from kdzoo.train.recipe import Recipe
 from kdzoo.train.recipe_file import load_recipe
 from kdzoo.train.reporter import Silent
 from kdzoo.train.run import RunResult, run_training
+from kdzoo.train.run_folder import RunFolder
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.profile import profile
 from kdzoo.zoo.student import select
@@ -154,14 +156,32 @@ def test_the_command_line_exits_130_after_sigterm_and_resumes_by_folder(
     assert json.loads(capsys.readouterr().out)["finished"] is True
 
 
+def test_a_run_that_died_before_its_recipe_was_written_is_resumed_by_folder(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path / "small.yaml", recipe_for("baseline", epochs=1)), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "write_recipe", lambda *_: 1 / 0)
+        assert exit_code_of(recipe, "--data", colours, "-o", out) == 1
+    assert [path.name for path in out.iterdir()] == ["checkpoint"]
+    capsys.readouterr()
+    assert exit_code_of(out, "--resume", "--data", colours, "--set", "seed=-1") == 2
+    assert "--set seed=-1: recipe key 'seed' cannot be -1" in capsys.readouterr().err
+    assert exit_code_of(out / "checkpoint", "--resume", "--data", colours) == 2
+    assert f"Next: kdzoo train {out} --resume" in capsys.readouterr().err
+    assert exit_code_of(out, "--resume", "--data", colours) == 0
+    assert load_recipe(str(out / "recipe.yaml"))[1] == recipe_for("baseline", epochs=1)
+    assert Checkpoint.open(out).manifest.entry == "small"
+
+
 # At 1e30 the next loss is not finite, at 1e60 the weights after the first step are, whose loss was still finite.
-@pytest.mark.parametrize("gamma", [1e30, 1e60])
+@pytest.mark.parametrize("factor", [1e30, 1e60])
 @pytest.mark.parametrize("checkpoint_minutes", [10.0, 0.0], ids=["at the end", "at the next save"])
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
-    colours: Path, tmp_path: Path, gamma: float, checkpoint_minutes: float
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, checkpoint_minutes: float
 ) -> None:
-    schedule = {"milestones": [1], "gamma": gamma}
-    recipe = recipe_for("baseline", epochs=3, schedule=schedule, checkpoint_minutes=checkpoint_minutes, precision="fp32")
+    monkeypatch.setattr(loop, "learning_rate", lambda lr, schedule, epoch, num_epochs: lr * (1 if epoch < 1 else factor))
+    recipe = recipe_for("baseline", epochs=3, checkpoint_minutes=checkpoint_minutes, precision="fp32")
     with pytest.raises(TrainingDiverged, match="diverged"):
         train(recipe, colours, tmp_path / "run")
     checkpoint = Checkpoint.open(tmp_path / "run")

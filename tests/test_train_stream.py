@@ -14,9 +14,11 @@ from torch import Tensor
 
 from kdzoo.errors import UsageError
 from kdzoo.train.augment import draw_parts, resize_parts
-from kdzoo.train.data import StreamedBatches, TrainingBatches, make_batches, step_generator
+from kdzoo.train.batches import Batches, BatchSettings, step_generator
+from kdzoo.train.data import TrainingBatches, make_batches
 from kdzoo.train.mix import Mix, draw_mix, mix, partners
 from kdzoo.train.recipe import Augment
+from kdzoo.train.stream import StreamedBatches
 from kdzoo.zoo.datasets import EncodedImages, ImageSplit, LabelledImages, open_split
 from kdzoo.zoo.preprocess import Preprocess
 from kdzoo.zoo.sets.pack import write_shards
@@ -54,10 +56,15 @@ def shards(encoded: EncodedImages, tmp_path_factory: pytest.TempPathFactory) -> 
     return open_split(folder, "train", SMALL)
 
 
+def batches_of(data: ImageSplit, augment: Augment, batch_size: int = 10, seed: int = 5, **place: int) -> Batches:
+    """`place`: rank, world, workers."""
+    return make_batches(data, BatchSettings(SMALL, augment, batch_size, seed, CPU, **place))
+
+
 def epoch_of(
     data: ImageSplit, augment: Augment, *, epoch: int = 2, start: int = 0, batch_size: int = 10, seed: int = 5, **place: int
 ) -> Batch:
-    batches = make_batches(data, SMALL, augment, batch_size=batch_size, seed=seed, device=CPU, **place)
+    batches = batches_of(data, augment, batch_size, seed, **place)
     read = list(batches.epoch(epoch, start))
     assert len(read) == len(batches) - start
     if isinstance(batches, StreamedBatches):
@@ -120,23 +127,24 @@ def test_a_process_that_resumes_in_mid_epoch_sees_its_share_of_the_rest(decoded:
 
 
 def test_a_process_among_several_holds_only_its_share_of_the_pixels(decoded: LabelledImages) -> None:
-    batches = TrainingBatches(decoded, SMALL, Augment(pad=2), 10, 0, CPU, rank=1, world=3)
+    batches = batches_of(decoded, Augment(pad=2), rank=1, world=3)
+    assert isinstance(batches, TrainingBatches)
     for epoch in range(2):
         list(batches.epoch(epoch))
         assert batches.padded is not None and len(batches.padded) == 4 * 3 + 1
     with pytest.raises(UsageError, match="a batch of 2 images has none"):
-        make_batches(decoded, SMALL, Augment(), batch_size=2, seed=0, device=CPU, world=3)
+        batches_of(decoded, Augment(), batch_size=2, world=3)
 
 
 def test_the_size_of_a_batch_is_that_of_all_processes(decoded: LabelledImages) -> None:
-    batches = make_batches(decoded, SMALL, Augment(), batch_size=20, seed=0, device=CPU, rank=0, world=3)
+    batches = batches_of(decoded, Augment(), batch_size=20, rank=0, world=3)
     assert [batches.num_images(step) for step in range(len(batches))] == [20, 20, 3]
     assert [len(labels) for _, labels in batches.epoch(0)] == [6, 6, 1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes decode on Linux only")
 def test_epochs_of_one_loader_follow_each_other_also_where_one_was_left_early(encoded: EncodedImages) -> None:
-    batches = make_batches(encoded, SMALL, PARTS, batch_size=10, seed=5, device=CPU, workers=2)
+    batches = batches_of(encoded, PARTS, workers=2)
     assert isinstance(batches, StreamedBatches)
     next(batches.epoch(0))
     assert_same(list(batches.epoch(2)), epoch_of(encoded, PARTS))

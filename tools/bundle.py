@@ -18,7 +18,7 @@ from kdzoo.train.evaluate import count_targets, evaluate
 from kdzoo.train.run_folder import read_log
 from kdzoo.zoo.catalog import CARDS, published_entries
 from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
-from kdzoo.zoo.datasets import find_data, read_split
+from kdzoo.zoo.datasets import find_data, open_split
 from kdzoo.zoo.files import write_bytes, write_json
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     manifest = replace(trained.manifest, weights_dtype="float16")
     if manifest.epochs < manifest.recipe["epochs"]:
         raise SystemExit(f"the run is not finished: {manifest.epochs} of {manifest.recipe['epochs']} epochs")
-    data = read_split(find_data(manifest.dataset, arguments.data), "test", manifest.preprocess)
+    data = open_split(find_data(manifest.dataset, arguments.data), "test", manifest.preprocess)
     folder = CARDS / manifest.entry
     rounded = save_checkpoint(folder, trained.network(), manifest, data)
 

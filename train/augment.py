@@ -17,10 +17,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from ..zoo.sets.decoder import AREA, ASPECT, TRIALS
 from .autoaugment import CifarPolicy
 from .recipe import Augment
-
-AREA, ASPECT, TRIALS = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
 class Draws(NamedTuple):

@@ -14,19 +14,23 @@ from ..zoo.network import MultiBranch
 
 
 class Average:
-    """The averaged copy of a network; counters are copied, statistics of BatchNorm are averaged as the weights are."""
+    """The averaged copy of a network; counters are copied, statistics of BatchNorm are averaged as the weights are.
+
+    The tensors of the network are held: it stays on its device, in its layout.
+    """
 
     def __init__(self, network: MultiBranch, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
+        own, now = self.network.state_dict(), network.state_dict()
+        floats = [name for name, tensor in own.items() if tensor.is_floating_point()]
+        self.averages, self.weights = ([state[name] for name in floats] for state in (own, now))
+        self.counters = [(own[name], now[name]) for name in own.keys() - set(floats)]
 
     @torch.no_grad()
-    def update(self, network: MultiBranch, num_updates: int) -> None:
-        """After update `num_updates` (0-based) of `network`. The host does not wait."""
+    def update(self, num_updates: int) -> None:
+        """After update `num_updates` (0-based) of the network. The host does not wait."""
         weight = 1.0 - min(self.decay, (1.0 + num_updates) / (10.0 + num_updates))
-        own, now = list(self.network.state_dict().values()), list(network.state_dict().values())
-        floats = [i for i, tensor in enumerate(own) if tensor.is_floating_point()]
-        torch._foreach_lerp_([own[i] for i in floats], [now[i] for i in floats], weight)
-        for mine, theirs in zip(own, now, strict=True):
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        torch._foreach_lerp_(self.averages, self.weights, weight)
+        for mine, theirs in self.counters:
+            mine.copy_(theirs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -30,27 +31,40 @@ def step_generator(seed: int, epoch: int, step: int = -1) -> torch.Generator:
     return torch.Generator().manual_seed(((seed * 100_003 + epoch) * 1_000_003 + step + 1) % 2**63)
 
 
-class Batches(ABC):
-    """Batches of one split on `device`, for process `rank` of `world`. Subclasses say where the pixels come from."""
+@dataclass(frozen=True)
+class BatchSettings:
+    """How batches are made of a split, whatever holds its pixels.
 
-    def __init__(
-        self,
-        data: ImageSplit,
-        preprocess: Preprocess,
-        augment: Augment,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        if batch_size < world:
+    Attributes:
+        batch_size: images of a batch, over all processes.
+        device: where the batches are. rank, world: this process, and how many there are.
+        workers: processes that decode, where the split is not in memory; with none, this one does.
+    """
+
+    preprocess: Preprocess
+    augment: Augment
+    batch_size: int
+    seed: int
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self.world:
             raise UsageError(
-                f"a batch of {batch_size} images has none for some of {world} processes",
+                f"a batch of {self.batch_size} images has none for some of {self.world} processes",
                 hint="make batch_size larger, or use fewer processes",
             )
-        self.augment, self.batch_size, self.seed, self.size = augment, batch_size, seed, preprocess.height
-        self.device, self.rank, self.world = device, rank, world
+
+
+class Batches(ABC):
+    """The batches of one split, for one process. Subclasses say where the pixels come from."""
+
+    def __init__(self, data: ImageSplit, settings: BatchSettings) -> None:
+        preprocess, augment, device = settings.preprocess, settings.augment, settings.device
+        self.augment, self.batch_size, self.seed, self.size = augment, settings.batch_size, settings.seed, preprocess.height
+        self.device, self.rank, self.world = device, settings.rank, settings.world
         self.num_classes = len(data.classes)
         self.labels = torch.from_numpy(data.labels).to(device)
         self.mean = torch.tensor(preprocess.mean, device=device)

@@ -8,54 +8,24 @@ import torch
 from torch import Tensor
 
 from ..zoo.datasets import EncodedImages, ImageSplit, LabelledImages
-from ..zoo.preprocess import Preprocess
 from .augment import pad_images
-from .batches import Batches, step_generator
-from .recipe import Augment
+from .batches import Batches, BatchSettings
 from .stream import StreamedBatches
 
-__all__ = ["Batches", "StreamedBatches", "TrainingBatches", "make_batches", "step_generator"]
 
-
-def make_batches(
-    data: ImageSplit,
-    preprocess: Preprocess,
-    augment: Augment,
-    *,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-) -> Batches:
-    """Batches of `batch_size` images over all processes, for process `rank` of `world`.
-
-    `workers` processes decode, where `data` is not in memory; with none, this one does.
-    """
-    if isinstance(data, EncodedImages):
-        return StreamedBatches(data, preprocess, augment, batch_size, seed, device, rank, world, workers=workers)
-    return TrainingBatches(data, preprocess, augment, batch_size, seed, device, rank, world)
+def make_batches(data: ImageSplit, settings: BatchSettings) -> Batches:
+    """The batches of `data`, by the class for where its pixels are."""
+    return StreamedBatches(data, settings) if isinstance(data, EncodedImages) else TrainingBatches(data, settings)
 
 
 class TrainingBatches(Batches):
     """A training split, padded, on one device as uint8. One of several processes has there what it will use in this epoch."""
 
-    def __init__(
-        self,
-        data: LabelledImages,
-        preprocess: Preprocess,
-        augment: Augment,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        super().__init__(data, preprocess, augment, batch_size, seed, device, rank, world)
+    def __init__(self, data: LabelledImages, settings: BatchSettings) -> None:
+        super().__init__(data, settings)
         self.images = torch.from_numpy(data.images)
         self.row_N = torch.arange(len(data))  # where an image is in `padded`
-        self.padded = self._upload(self.images) if world == 1 else None
+        self.padded = self._upload(self.images) if self.world == 1 else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.order(epoch)

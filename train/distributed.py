@@ -4,7 +4,8 @@
 random numbers of the whole batch and takes its share of the images (`train.batches`), BatchNorm sees the whole batch, and losses
 are weighted by the share: the run equals that of one process but for the order of float additions. Not equal is what depends on
 the images that one process happens to see: dropout, and losses that are no mean over images (`hint_reduction="batch"` of BYOT and
-Self-D).
+Self-D). With `accumulate` every process cuts its own share into parts: BatchNorm sees a part of all shares together, which holds
+other images than the part of the same number in a run of one process.
 
 Shapes: `B` batch, `C` channels, `S` everything else.
 """

@@ -21,10 +21,11 @@ from ..zoo.datasets import ImageSplit
 from ..zoo.network import MultiBranch
 from ..zoo.preprocess import Preprocess
 from ..zoo.profile import profile
+from ..zoo.sets.images import WORKERS
 from ..zoo.student import select, target_logits
 from ..zoo.target import Target
 from .augment import normalize
-from .stream import read_in_order
+from .stream import on_device
 
 FEW, MANY = 20, 100  # training images: fewer than FEW, FEW to MANY, more than MANY (Liu et al., 2019, arXiv 1904.05160)
 
@@ -64,12 +65,13 @@ def evaluate(
     train_counts: Sequence[int] | NDArray[np.int64] | None = None,
     rank: int = 0,
     world: int = 1,
-    workers: int = 0,
+    workers: int = WORKERS,
 ) -> Evaluation:
     """Measure every target on `data`. Counts stay on the device; the host waits once, at the end.
 
     The network is left in the mode in which it came. `train_counts` are the training images of each class. Each of `world`
-    processes evaluates its share, and all get the same result. `workers` processes decode images that are not in memory.
+    processes evaluates its share, and all get the same result. Images that are not in memory are decoded batch by batch, many of
+    them by `workers` processes.
     """
     was_training = network.training
     network.eval()
@@ -81,7 +83,8 @@ def evaluate(
     mean, std = torch.tensor(preprocess.mean, device=device), torch.tensor(preprocess.std, device=device)
     labels, first, last = torch.from_numpy(data.labels).to(device), rank * len(data) // world, (rank + 1) * len(data) // world
     parts = [slice(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
-    for part, images in zip(parts, read_in_order(data, parts, batch_size, device, workers), strict=True):
+    pixels = on_device(data.batches(batch_size, workers, first=first, last=last), device)
+    for part, images in zip(parts, pixels, strict=True):
         y_b = labels[part]
         with autocast():
             outputs = network(normalize(images, mean, std))

@@ -213,7 +213,7 @@ def train_epoch(training: Training, batches: Batches, epoch: int, start: int, to
         num_images = batches.num_images(step)
         parts, correct = train_step(training, images, labels, Progress(epoch, recipe.epochs), num_images)
         if training.average is not None:
-            training.average.update(training.network, epoch * num_steps + step)
+            training.average.update(epoch * num_steps + step)
         totals.add(parts, correct, num_images)
         seen += num_images
         means: dict[str, float] = {}

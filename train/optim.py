@@ -30,5 +30,5 @@ def learning_rate(lr: float, schedule: Schedule, epoch: float, num_epochs: int) 
         done = (epoch - schedule.warmup_epochs) / max(num_epochs - schedule.warmup_epochs, 1e-9)
         return lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
     if schedule.kind == "exponential":
-        return float(lr * schedule.gamma ** int(epoch))
+        return float(lr * schedule.gamma ** int(epoch - schedule.warmup_epochs))
     return float(lr * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from .strict import build
 
 # Keys of a recipe that a resumed run may change: they do not change what it computes, or only how long.
 FREE_TO_CHANGE = ("epochs", "checkpoint_minutes", "eval_every", "workers", "compile", "cuda_graphs")
+MOST = 1_000_000  # of whatever is counted
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`step`: times `gamma` at each epoch of `milestones`; `exponential`: times `gamma` after each epoch; `cosine`: down to zero.
-    All after a linear warm-up."""
+    """The rate rises linearly in `warmup_epochs`. `step`: from then on times `gamma` for each epoch of `milestones` that has come,
+    which count from the start of the run; `exponential`: times `gamma` after each epoch that follows the warm-up; `cosine`: from
+    the end of the warm-up down to zero at the end of the run."""
 
     kind: Literal["step", "cosine", "exponential"] = "step"
     milestones: tuple[int, ...] = ()
@@ -60,7 +64,10 @@ class Recipe:
         init_weights: a .safetensors file with torchvision's weights of the same backbone, to start from; "" = from scratch,
             `required` = the user has to name one.
         teacher: what differs in the recipe that trains a missing teacher (its method is `baseline`, the rest as here).
+        holdout: training images, spread over the classes, that are never trained on: what is calibrated afterwards (the thresholds
+            of a cascade) needs images that the network has not seen.
         batch_size: images of one update, over all processes and accumulated parts.
+        resize: side to which the short one of a picture is scaled before the centre is cropped (0 = as few pixels as cover it).
         accumulate: parts that a batch is cut into, one after the other, where it does not fit into memory at once.
         clip_norm: largest norm of the gradient of all parameters together (0 = not clipped).
         ema_decay: the weights that are tested and deployed are an exponential moving average with this decay (0 = none).
@@ -78,11 +85,13 @@ class Recipe:
     batch_size: int
     method_config: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
+    holdout: int = 0
     init_weights: str = ""
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augment: Augment = field(default_factory=Augment)
     image_size: int = 32
+    resize: int = 0
     mean: tuple[float, ...] = (0.5071, 0.4865, 0.4409)
     std: tuple[float, ...] = (0.2673, 0.2564, 0.2762)
     accumulate: int = 1
@@ -99,32 +108,38 @@ class Recipe:
 
     def __post_init__(self) -> None:
         sgd, schedule, augment = self.optimizer, self.schedule, self.augment
-        steps = (0, *schedule.milestones)
-        ascending = all(before < after for before, after in pairwise(steps))
-        limits = {
-            "epochs": (self.epochs, self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size, self.batch_size >= 2, "at least 2"),
-            "eval_every": (self.eval_every, self.eval_every >= 1, "at least 1"),
-            "image_size": (self.image_size, self.image_size >= 1, "at least 1"),
-            "mean": (self.mean, len(self.mean) == 3, "three numbers"),
-            "std": (self.std, len(self.std) == 3 and min(self.std) > 0, "three positive numbers"),
+        ascending = all(before < after for before, after in pairwise((0, *schedule.milestones, MOST + 1)))
+        ranges = {
+            "epochs": (self.epochs, 1, MOST),
+            "holdout": (self.holdout, 0, MOST),
+            "batch_size": (self.batch_size, 2, MOST),
+            "eval_every": (self.eval_every, 1, MOST),
+            "image_size": (self.image_size, 1, MOST),
+            "augment.pad": (augment.pad, 0, self.image_size),
+            "augment.fill": (augment.fill, 0, 255),
+            "augment.cutout": (augment.cutout, 0, MOST),
+            "augment.mixup": (augment.mixup, 0, MOST),
+            "augment.cutmix": (augment.cutmix, 0, MOST),
+            "seed": (self.seed, 0, 2**63 - 1),
+            "workers": (self.workers, 1, 1000),
+        }
+        limits: dict[str, tuple[Any, bool, str]] = {
+            **{key: (value, low <= value <= high, f"a number from {low} to {high}") for key, (value, low, high) in ranges.items()},
+            "resize": (self.resize, self.resize == 0 or self.image_size <= self.resize <= MOST, f"0, or from image_size to {MOST}"),
+            "mean": (list(self.mean), len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "three numbers from 0 to 1"),
+            "std": (list(self.std), len(self.std) == 3 and all(0 < s <= 1 for s in self.std), "three numbers above 0, up to 1"),
             "optimizer.lr": (sgd.lr, 0 <= sgd.lr < math.inf, "a finite number from 0 on"),
             "optimizer.momentum": (sgd.momentum, 0 <= sgd.momentum < 1, "a number from 0 to below 1"),
             "optimizer.weight_decay": (sgd.weight_decay, 0 <= sgd.weight_decay < math.inf, "a finite number from 0 on"),
-            "schedule.milestones": (list(schedule.milestones), ascending, "ascending epochs from 1 on"),
-            "schedule.gamma": (schedule.gamma, 0 < schedule.gamma < math.inf, "a finite number above 0"),
+            "schedule.milestones": (list(schedule.milestones), ascending, f"ascending epochs from 1 to {MOST}"),
+            "schedule.gamma": (schedule.gamma, 0 < schedule.gamma <= 1, "a number above 0, up to 1"),
             "schedule.warmup_epochs": (schedule.warmup_epochs, 0 <= schedule.warmup_epochs < math.inf, "a finite number from 0 on"),
-            "augment.pad": (augment.pad, augment.pad >= 0, "at least 0"),
-            "augment.fill": (augment.fill, 0 <= augment.fill <= 255, "0 to 255"),
-            "augment.cutout": (augment.cutout, augment.cutout >= 0, "at least 0"),
-            "augment.mixup": (augment.mixup, augment.mixup >= 0, "a number from 0 on"),
-            "augment.cutmix": (augment.cutmix, augment.cutmix >= 0, "a number from 0 on"),
             "accumulate": (self.accumulate, 1 <= self.accumulate <= self.batch_size // 2, "1 to half of batch_size"),
             "cuda_graphs": (self.cuda_graphs, not (self.cuda_graphs and self.accumulate > 1), "false where accumulate is above 1"),
             "clip_norm": (self.clip_norm, 0 <= self.clip_norm < math.inf, "a finite number from 0 on"),
             "ema_decay": (self.ema_decay, 0 <= self.ema_decay < 1, "a number from 0 to below 1"),
             "label_smoothing": (self.label_smoothing, 0 <= self.label_smoothing < 1, "a number from 0 to below 1"),
-            "workers": (self.workers, self.workers >= 1, "at least 1"),
+            "checkpoint_minutes": (self.checkpoint_minutes, 0 <= self.checkpoint_minutes < math.inf, "a finite number from 0 on"),
         }
         for key, (value, fits, takes) in limits.items():
             if not fits:
@@ -133,7 +148,7 @@ class Recipe:
     @property
     def preprocess(self) -> Preprocess:
         """Geometry and normalisation, as students carry them."""
-        return Preprocess(self.image_size, self.image_size, self.mean, self.std)  # type: ignore[arg-type]
+        return Preprocess(self.image_size, self.image_size, self.mean, self.std, self.resize)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back: lists for tuples."""
@@ -146,6 +161,17 @@ class Recipe:
         recipe = build(cls, document)
         assert isinstance(recipe, cls)
         return recipe
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, key by key into mappings. Settings of a method do not outlive a change of the method."""
+    merged = dict(below)
+    if "method" in above and above["method"] != below.get("method"):
+        merged.pop("method_config", None)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else copy.deepcopy(value)
+    return merged
 
 
 def _plain(value: Any) -> Any:

@@ -7,19 +7,20 @@ names its base, its method and backbone, and what differs; a file may say `base:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import BadValue, KdzooError, UnknownName, UsageError
 from ..zoo.catalog import entry_recipes
-from .marked_yaml import MarkedYaml, read_marked
-from .recipe import Recipe
+from ..zoo.checkpoint import Checkpoint
+from ..zoo.files import standing
+from .marked_yaml import MarkedYaml, parse, read_marked
+from .recipe import Recipe, merge
+from .teacher_recipe import teacher_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 IDENTITY = ("method", "backbone", "dataset", "method_config")
@@ -33,10 +34,11 @@ class Origin:
     places: dict[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> str:
-        """The place of `key` or, where nobody wrote it, of the nearest one around it."""
+        """The place of `key` or, where nobody wrote it, of one below or else the nearest one around it."""
         parts = key.split(".")
-        around = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        return next((self.places[k] for k in around if k in self.places), self.whole)
+        below = (k for k in self.places if k.startswith(f"{key}."))
+        around = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+        return next((self.places[k] for k in (key, *below, *around) if k in self.places), self.whole)
 
     def wrote(self, key: str, place: str) -> None:
         """`key` was written at `place`, and with it everything below it."""
@@ -107,14 +109,34 @@ def open_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> RecipeFile:
         raise UnknownName("entry", name_or_path, recipe_names(), hint="or give a recipe file that ends in .yaml")
     origin = Origin(f"recipe {path}" if is_file else f"entry {name_or_path}")
     document = _read(path, origin) if is_file else _compose(name_or_path, origin)
-    with origin.named():
-        before, name = Recipe.from_mapping(copy.deepcopy(document)), path.stem if is_file else name_or_path
+    return _built(path.stem if is_file else name_or_path, document, overrides, origin)
+
+
+def open_run(folder: Path, overrides: Iterable[str] = ()) -> RecipeFile:
+    """The recipe of a run that is to go on: its `recipe.yaml` or, where a crash came before that, what its checkpoint says.
+
+    Raises:
+        UsageError: there is no run, or as `open_recipe`.
+    """
+    checkpoint, path = Checkpoint.open(folder), folder / "recipe.yaml"
+    if checkpoint.folder == standing(folder):
+        raise UsageError(f"{folder} is a checkpoint, not the folder of a run", hint=f"kdzoo train {folder.parent} --resume")
+    if path.is_file():
+        found = open_recipe(str(path), overrides)
+    else:
+        found = _built("", checkpoint.manifest.recipe, overrides, Origin(f"checkpoint {checkpoint.folder}"))
+    return replace(found, entry=checkpoint.manifest.entry)
+
+
+def _built(name: str, document: dict[str, Any], overrides: Iterable[str], origin: Origin) -> RecipeFile:
+    """The recipe of a composed document and its overrides, all of it checked, that of a teacher too."""
+    before = {"method_config": {}, **copy.deepcopy(document)}
     for override in overrides:
         origin.wrote(apply_override(document, override), f"--set {override}")
     with origin.named():
         recipe = Recipe.from_mapping(document)
-        check_teacher(document)
-    if any(getattr(before, key) != getattr(recipe, key) for key in IDENTITY):
+        teacher_recipe(recipe, recipe.backbone)
+    if any(key in before and before[key] != getattr(recipe, key) for key in IDENTITY):
         name += "-modified"  # another network or other data: not the entry that the paper's figures belong to
     return RecipeFile(name, recipe, origin)
 
@@ -122,56 +144,26 @@ def open_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> RecipeFile:
 def apply_override(document: dict[str, Any], override: str) -> str:
     """`schedule.kind=cosine` sets one value in place; whether the key exists is checked when the recipe is built. Gives the key."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"'{override}' is not of the form key=value", hint="for example --set epochs=30")
-    *parents, last = key.strip().split(".")
-    place = document
+    *parents, last = names = [name.strip() for name in key.split(".")]
+    if not equals or not all(names):
+        raise UsageError(f"--set {override}: it is not of the form key=value", hint="for example --set epochs=30")
+    place, key = document, ".".join(names)
     for parent in parents:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
-            raise UsageError(f"'{parent}' in '{override}' holds a value, not keys")
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"the value of '{override}' is not YAML") from None
-    return key.strip()
-
-
-def check_teacher(document: Mapping[str, Any]) -> None:
-    """Whether `teacher` holds keys of a recipe; raises as `Recipe.from_mapping`, with `teacher.` in front of the key."""
-    changes = document.get("teacher")
-    if not changes:
-        return
-    try:
-        Recipe.from_mapping(merge({k: v for k, v in document.items() if k != "teacher"}, changes))
-    except UnknownName as error:
-        raise UnknownName(error.kind, f"teacher.{error.name}", [f"teacher.{k}" for k in error.known]) from None
-    except BadValue as error:
-        error.what = error.what.replace(f"'{error.key}'", f"'teacher.{error.key}'", 1)
-        error.key = f"teacher.{error.key}"
-        raise
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the values of `above`, key by key into mappings. Settings of a method do not outlive a change of the method."""
-    merged = dict(below)
-    if "method" in above and above["method"] != below.get("method"):
-        merged.pop("method_config", None)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else copy.deepcopy(value)
-    return merged
+            raise UsageError(f"--set {override}: '{parent}' holds a value, not keys")
+    place[last], _ = parse(text, lambda line: f"--set {override}", key)
+    return key
 
 
 def _read(path: Path, origin: Origin) -> dict[str, Any]:
     """The document of a file upon that of its base."""
     marked = _shipped(path) if path.parent == RECIPES else read_marked(path, recipe_names())
     document = copy.deepcopy(marked.document)
-    base = document.pop("base", None)
     lower: dict[str, Any] = {}
-    if base is not None:
+    if "base" in document:
         origin.places["base"] = f"recipe {path}, line {marked.lines['base']}"
-        lower = _compose(base, origin)
+        lower = _compose(document.pop("base"), origin)
     origin.places.update({key: f"recipe {path}, line {line}" for key, line in marked.lines.items()})
     return merge(lower, document)
 

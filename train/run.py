@@ -16,24 +16,26 @@ import torch
 from ..errors import DataError, UsageError
 from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, save_checkpoint
-from ..zoo.datasets import ImageSplit, Split, find_data, open_split
+from ..zoo.datasets import ImageSplit, Split, find_data, held_out, open_split
 from ..zoo.files import alone
 from ..zoo.foreign import initialise_from_torchvision
 from ..zoo.manifest import Manifest
 from ..zoo.method import METHODS
 from .average import Average
-from .batches import Batches
+from .batches import Batches, BatchSettings
 from .data import make_batches
 from .distributed import Processes, joined, launch, own_device, restarts, share_batch_norm
 from .evaluate import count_targets, evaluate
 from .loop import Totals, Training, check_weights, make_autocast, train_epoch
 from .optim import make_optimizer
 from .recipe import Recipe
+from .recipe_check import check_start
 from .reporter import Reporter, Silent
 from .resume import check_company, check_data, history, restore, training_state
 from .run_folder import RunFolder, provenance, read_log
 from .stop import StopSignals
-from .teachers import Source, fingerprint, open_source, teacher_folder, teacher_recipe
+from .teacher_recipe import teacher_recipe
+from .teachers import Source, fingerprint, open_source, teacher_folder
 
 SPLITS: tuple[Split, Split] = ("train", "test")
 ASK_STEPS = 5  # between questions among processes whether one of them was told to stop
@@ -107,11 +109,8 @@ class _Run:
         resume = resume or self.processes.any(self.processes.first and self.was_restarted(), self.place)
         folder.claim(resume)
         self.processes.barrier()
-        if recipe.init_weights == "required":
-            raise UsageError(
-                f"{self.entry} starts from weights of ImageNet, and none were given",
-                hint="--set init_weights=FILE.safetensors, or --set init_weights='' to start from scratch",
-            )
+        if not resume:
+            check_start(recipe)
         method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
         path = find_data(recipe.dataset, self.data)
         self.train_data, self.test_data = (
@@ -123,6 +122,8 @@ class _Run:
         )  # fmt: skip
         if self.train_data.classes != self.test_data.classes:
             raise UsageError(f"train and test of {path} have different classes", known=[*self.train_data.classes[:3], "..."])
+        if recipe.holdout:
+            self.train_data, _ = held_out(self.train_data, recipe.holdout)
         checkpoint = Checkpoint.open(folder.path) if resume else None
         if checkpoint is not None:
             check_data(checkpoint, self.train_data, path)
@@ -143,10 +144,10 @@ class _Run:
         network.to(self.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = Average(network, recipe.ema_decay) if recipe.ema_decay else None
         share_batch_norm(network, self.processes)
-        batches: Batches = make_batches(
-            self.train_data, preprocess, recipe.augment, batch_size=recipe.batch_size, seed=recipe.seed, device=self.place,
+        batches = make_batches(self.train_data, BatchSettings(
+            preprocess, recipe.augment, recipe.batch_size, recipe.seed, self.place,
             rank=self.processes.rank, world=self.processes.world, workers=recipe.workers,
-        )  # fmt: skip
+        ))  # fmt: skip
         if len(batches) == 0:
             raise DataError(f"{path} holds a single training image", hint="a batch needs two")
         training = Training(

@@ -1,21 +1,19 @@
-"""Training and test images that do not fit into memory: decoded ahead by other processes, augmented on the device."""
+"""Training images that do not fit into memory, decoded ahead by other processes and augmented on the device; and the way there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..zoo.datasets import EncodedImages, ImageSplit
-from ..zoo.preprocess import Preprocess
+from ..zoo.datasets import EncodedImages
 from ..zoo.sets.images import Picture
 from ..zoo.sets.pool import DecodePool
 from .augment import pad_images
-from .batches import Batches
-from .recipe import Augment
+from .batches import Batches, BatchSettings
 
 
 def on_device(batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Iterator[Tensor]:
@@ -42,22 +40,10 @@ class StreamedBatches(Batches):
     which one is a function of (seed, epoch, number of the image).
     """
 
-    def __init__(
-        self,
-        data: EncodedImages,
-        preprocess: Preprocess,
-        augment: Augment,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        workers: int = 0,
-    ) -> None:
-        super().__init__(data, preprocess, augment, batch_size, seed, device, rank, world)
+    def __init__(self, data: EncodedImages, settings: BatchSettings) -> None:
+        super().__init__(data, settings)
         self.data = data
-        self.pool = DecodePool(preprocess, -(-batch_size // world), workers)
+        self.pool = DecodePool(settings.preprocess, -(-self.batch_size // self.world), settings.workers)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.order(epoch)
@@ -74,16 +60,3 @@ class StreamedBatches(Batches):
     def _request(self, index: Tensor, epoch: int) -> list[Picture]:
         draws = self.augment.random_resized_crop
         return [self.data.picture(n, (self.seed % 2**63, epoch, n) if draws else None) for n in index.tolist()]
-
-
-def read_in_order(
-    data: ImageSplit, parts: Sequence[slice], batch_size: int, device: torch.device, workers: int
-) -> Iterator[Tensor]:
-    """The images of each slice of `data`, of `batch_size` at most, `b H W 3` uint8 on the device, without augmentation."""
-    if not isinstance(data, EncodedImages):
-        images = torch.from_numpy(data.images)
-        yield from (images[part].to(device) for part in parts)
-        return
-    requests = ([data.picture(n) for n in range(part.start, part.stop)] for part in parts)
-    with DecodePool(data.preprocess, batch_size, workers) as pool:
-        yield from on_device(pool.stream(requests), device)

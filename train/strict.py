@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -37,6 +38,14 @@ def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
+def _as_float(value: Any) -> float:
+    """A whole number may have more digits than any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _value(hint: Any, value: Any, key: str) -> Any:
     """`value` as the type of the field; YAML knows no tuples and reads 5e-4 as a string, which we forgive."""
     if is_dataclass(hint):
@@ -46,7 +55,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
     choices = get_args(hint)
     try:
         if hint is float and not isinstance(value, bool):
-            return float(value)
+            return _as_float(value)
         if getattr(hint, "__origin__", None) is tuple and isinstance(value, (list, tuple)):
             return tuple(_value(choices[0], item, key) for item in value)
         if getattr(hint, "__origin__", None) is Literal and value in choices:

@@ -7,7 +7,6 @@ the same teacher finds it.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -23,14 +22,13 @@ from ..zoo.checkpoint import WEIGHTS, Checkpoint, check_file
 from ..zoo.datasets import EncodedImages, ImageSplit
 from ..zoo.files import read_json, sha256, standing
 from ..zoo.manifest import MANIFEST
+from ..zoo.method import METHODS
 from ..zoo.preprocess import Preprocess
 from ..zoo.student import rebuild_student, select
 from ..zoo.target import Target
 from ..zoo.teacher import Teacher
 from .recipe import FREE_TO_CHANGE, Recipe
 
-# Keys that `teacher` of a recipe cannot hold: the teacher is a baseline that sees what its student sees.
-DECIDED = {"method", "method_config", "backbone", "dataset", "image_size", "mean", "std", "teacher"}
 CONFIG, LABELS, PREPROCESS = "config.json", "labels.txt", "preprocess.json"  # of a package
 
 
@@ -117,40 +115,10 @@ def open_package(folder: Path) -> Source:
 
 def with_teacher(recipe: Recipe, sources: Sequence[Source]) -> Recipe:
     """The recipe whose method is told the backbone of the given teacher, where it has a setting for it."""
-    from ..zoo.method import METHODS
-
     settings = METHODS.get(recipe.method).from_mapping(recipe.method_config).settings()
     if not sources or "teacher" not in settings or settings["teacher"] == sources[0].backbone:
         return recipe
     return replace(recipe, method_config={**recipe.method_config, "teacher": sources[0].backbone})
-
-
-def teacher_recipe(recipe: Recipe, backbone: str) -> Recipe:
-    """The recipe of a teacher that has to be trained first.
-
-    Raises:
-        UnknownName, UsageError: the key `teacher` of the student's recipe holds something that no recipe has.
-    """
-    document = recipe.to_dict()
-    decided = sorted(DECIDED & recipe.teacher.keys())
-    if decided:
-        raise UsageError(
-            f"recipe key 'teacher.{decided[0]}' cannot be set: a teacher has that of its student, or of its method's settings",
-            hint="give a network of another kind with --teacher",
-        )
-    plain: dict[str, Any] = {"method": "baseline", "method_config": {}, "teacher": {}, "backbone": backbone}
-    if backbone != recipe.backbone:
-        plain["init_weights"] = ""  # those of another network
-    return Recipe.from_mapping(merged({**document, **plain}, recipe.teacher))
-
-
-def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`document` with `changes`, key by key, mappings within as well."""
-    result = copy.deepcopy(document)
-    for key, value in changes.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result
 
 
 def fingerprint(data: ImageSplit) -> str:

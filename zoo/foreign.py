@@ -129,7 +129,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file.
 
     Raises:
-        UsageError: it is another kind of file; the hint says how to convert a `.pth`.
+        UsageError: it is another kind of file, and the hint says how to convert a `.pth`, or may not be read.
         IntegrityError: it is not whole.
     """
     from safetensors import SafetensorError
@@ -137,13 +137,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     if path.suffix != ".safetensors" or not path.is_file():
         what = f"{path} is not a .safetensors file" if path.is_file() else f"there is no file {path}"
-        line = f"save_file(torch.load('{path}', weights_only=True), '{path.with_suffix('.safetensors')}')"
+        line = f"save_file(torch.load('{path}', weights_only=True), '{path.parent / path.stem}.safetensors')"
         imports = "import torch; from safetensors.torch import save_file"
         raise UsageError(what, hint=f'no pickle is loaded here; convert a .pth once: python -c "{imports}; {line}"')
     try:
         return load_file(path)
     except SafetensorError as error:
         raise IntegrityError(f"{path} cannot be read: {error}", hint="copy or convert it again") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}", hint="look at who may read it") from None
 
 
 def _lookup(backbone: str) -> tuple[str, Table]:

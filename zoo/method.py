@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .teacher import Teacher
 
 METHODS: Registry[type[Method]] = Registry("method", "kdzoo.zoo.methods")
+LARGEST = {int: 1000, float: 1e9}  # by the type of a setting
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Method(ABC):
                 takes = {"tuple": "list"}.get(kind := type(known[name].default).__name__, kind)
                 raise UsageError(
                     f"method setting '{name}' is {value!r}", hint=f"it takes a {takes}, as in {name}={known[name].default}"
+                )
+            largest = LARGEST.get(type(known[name].default))
+            if largest is not None and not abs(value) <= largest:
+                raise UsageError(
+                    f"method setting '{name}' is {value}", hint=f"it takes a number between -{largest:g} and {largest:g}"
                 )
             if name.endswith("temperature") and not isinstance(value, bool) and not value > 0:
                 raise UsageError(f"method setting '{name}' is {value}", hint="it takes a number above 0")

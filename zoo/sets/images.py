@@ -1,11 +1,12 @@
 """One split of a data set: its images in memory, or still encoded in the files that hold them. Torch-free.
 
-Both have the same face: `classes`, `labels`, `source`, `len`, `take`, `head`. Shapes: `N` images, `H` `W` space, channels last.
+Both have the same face: `classes`, `labels`, `source`, `len`, `take`, `head`, `batches`. Shapes: `N` images, `n` some of them,
+`H` `W` space, channels last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 DECODE_ALONE = 2000  # so few pictures are decoded before the first process that could help has started
+WORKERS = 2  # where nobody says how many
 
 
 class Picture(NamedTuple):
@@ -54,6 +56,11 @@ class LabelledImages:
     def head(self, count: int) -> LabelledImages:
         """The first `count` images."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def batches(self, size: int, workers: int = WORKERS, *, first: int = 0, last: int | None = None) -> Iterator[NDArray[np.uint8]]:
+        """The images `first` to `last` in order, `n H W C`, `size` at a time. They hold until the next ones are asked for."""
+        stop = len(self) if last is None else last
+        return (self.images[start : min(start + size, stop)] for start in range(first, stop, size))
 
 
 @dataclass(frozen=True)
@@ -117,16 +124,26 @@ class EncodedImages:
         """
         import numpy as np
 
+        images = np.empty((len(self), self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        done = 0
+        for batch in self.batches(256, workers):
+            images[done : done + len(batch)] = batch
+            done += len(batch)
+        return LabelledImages(images, self.labels, self.classes, self.source)
+
+    def batches(self, size: int, workers: int = WORKERS, *, first: int = 0, last: int | None = None) -> Iterator[NDArray[np.uint8]]:
+        """The images `first` to `last` in order, `n H W C`, `size` at a time; many are decoded by `workers` processes. They hold
+        until the next ones are asked for.
+
+        Raises:
+            DataError, IntegrityError: one of them cannot be decoded.
+        """
         from .pool import DecodePool
 
-        height, width, chunk = self.preprocess.height, self.preprocess.width, 256
-        images = np.empty((len(self), height, width, 3), np.uint8)
-        starts = range(0, len(self), chunk)
-        with DecodePool(self.preprocess, chunk, workers if len(self) > DECODE_ALONE else 0) as pool:
-            requests = ([self.picture(n) for n in range(s, min(s + chunk, len(self)))] for s in starts)
-            for start, batch in zip(starts, pool.stream(requests), strict=True):
-                images[start : start + len(batch)] = batch
-        return LabelledImages(images, self.labels, self.classes, self.source)
+        stop = len(self) if last is None else last
+        requests = ([self.picture(n) for n in range(s, min(s + size, stop))] for s in range(first, stop, size))
+        with DecodePool(self.preprocess, size, workers if stop - first > DECODE_ALONE else 0) as pool:
+            yield from pool.stream(requests)
 
 
 ImageSplit = LabelledImages | EncodedImages

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...errors import DataError
 from .images import EncodedImages
 from .shards import CLASSES
 
@@ -17,6 +18,9 @@ def write_shards(data: EncodedImages, folder: Path, shard_bytes: int = SHARD_BYT
     """Pack the image files of `data`, as they are, into `folder`/<source>-000000.tar and so on, in archives of about `shard_bytes`.
 
     The same files give the same bytes. An archive is whole or absent.
+
+    Raises:
+        DataError: a file is empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -43,7 +47,10 @@ def _shards(data: EncodedImages, shard_bytes: int) -> Iterator[bytes]:
             while number < len(data) and (buffer.tell() == 0 or buffer.tell() < shard_bytes):
                 file = Path(data.picture(number).file)
                 suffix = {".jpeg": ".jpg"}.get(file.suffix.lower(), file.suffix.lower())
-                for ending, content in ((suffix, file.read_bytes()), (".cls", b"%d" % data.labels[number])):
+                picture = file.read_bytes()
+                if not picture:
+                    raise DataError(f"{file} is empty", hint="copy it again, or remove it")
+                for ending, content in ((suffix, picture), (".cls", b"%d" % data.labels[number])):
                     info = tarfile.TarInfo(f"{number:09d}{ending}")
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))

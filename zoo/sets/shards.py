@@ -54,7 +54,8 @@ def open_shards(path: Path, split: Split, preprocess: Preprocess) -> EncodedImag
     """The pictures of all archives of a split.
 
     Raises:
-        DataError: a picture has no label, or one outside the classes. IntegrityError: an archive is cut off or no archive.
+        DataError: a picture has no label, or one outside the classes.
+        IntegrityError: an archive is cut off or no archive, or a picture in it is empty.
     """
     import numpy as np
 
@@ -99,6 +100,8 @@ def _index(file: str, size: int, changed: int) -> Index:
                     continue
                 key, suffix = _parts(member.name)
                 if suffix in IMAGE_SUFFIXES:
+                    if not member.size:  # which `Picture` would take for the whole file
+                        raise IntegrityError(f"{file}: the picture {member.name} is empty", hint=AGAIN)
                     if key in pictures:
                         raise DataError(f"{file}: there are two pictures of the name '{key}'", hint="every key has one picture")
                     pictures[key] = member.offset_data, member.size
