@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One worker per core, of one thread each; 1.5 GB of memory a worker. Neighbouring tests, which share fixtures, stay on one worker.
+WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test lint env clean
 
@@ -17,7 +19,7 @@ demo: env
 	$(BIN)/python tools/demo.py
 
 test: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 lint: env
 	$(BIN)/ruff check .

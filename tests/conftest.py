@@ -8,7 +8,8 @@ from jaxtyping import install_import_hook
 # PEP 484 an int is a float.
 install_import_hook(["kdzoo.zoo", "kdzoo.train"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-from collections.abc import Callable  # noqa: E402
+import shutil  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -17,9 +18,14 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from kdzoo.cli import main  # noqa: E402
+from kdzoo.export.exporter import export  # noqa: E402
+from kdzoo.export.package import Package  # noqa: E402
+from kdzoo.tests import small_packages  # noqa: E402
 from kdzoo.tests.small_methods import small_settings  # noqa: E402
 from kdzoo.zoo.backbone import BACKBONES, Backbone  # noqa: E402
 from kdzoo.zoo.backbones.resnet_cifar import residual_stage  # noqa: E402
+from kdzoo.zoo.checkpoint import Checkpoint  # noqa: E402
 from kdzoo.zoo.datasets import LabelledImages, read_npz  # noqa: E402
 from kdzoo.zoo.method import METHODS, Method  # noqa: E402
 from kdzoo.zoo.network import MultiBranch  # noqa: E402
@@ -115,3 +121,59 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from kdzoo.tests.small_runs import write_colours
 
     return write_colours(tmp_path_factory.mktemp("data") / "colours.npz", 64, 32)
+
+
+@pytest.fixture(scope="session")
+def toys() -> LabelledImages:
+    return small_packages.draw_toys()
+
+
+@pytest.fixture(scope="session")
+def toys_npz(toys: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    np.savez(path, test_images=toys.images, test_labels=toys.labels, classes=np.array(toys.classes))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_checkpoint(toys: LabelledImages, preprocess: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return small_packages.save_toy_checkpoint(tmp_path_factory.mktemp("run") / "checkpoint", toys, preprocess)
+
+
+@pytest.fixture(scope="session")
+def package_of(toy_checkpoint: Checkpoint, toys_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Package]:
+    """The package of a target, measured on all images; exported once."""
+    folder = tmp_path_factory.mktemp("packages")
+
+    @cache
+    def make(target: str) -> Package:
+        with small_packages.quick_exports():
+            return export(toy_checkpoint, Target.parse(target), output=folder / target, data=toys_npz)
+
+    return make
+
+
+@pytest.fixture
+def package_copy(package_of: Callable[[str], Package], tmp_path: Path) -> Package:
+    """A package of branch 1 to do harm to."""
+    return Package.open(Path(shutil.copytree(package_of("1").folder, tmp_path / "copy")))
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with small_packages.quick_exports():
+        yield
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """`call(words...)` in an empty folder: stdout and stderr of a command that ends well."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KDZOO_DATA", raising=False)
+
+    def run(*words: object) -> tuple[str, str]:
+        capfd.readouterr()
+        main([str(word) for word in words])
+        return capfd.readouterr()
+
+    return run

@@ -7,7 +7,7 @@ Shapes: `B` batch, `C` channels, `H` `W` space, `K` classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,3 +112,49 @@ def batch_norm(bn: Any, x: Tensor, training: bool) -> Tensor:
         mean = x.mean(dim=others, keepdim=True)
         var = (x - mean).square().mean(dim=others, keepdim=True)
     return (x - mean) / (var + 1e-5).sqrt() * bn.weight.view(shape) + bn.bias.view(shape)
+
+
+def kl_rows(student: Tensor, teacher: Tensor, t: float, groups: Callable[[int], list[list[int]]]) -> Tensor:
+    """Mean over the samples of T² KL(teacher || student) of the probabilities of groups of classes, rescaled to sum 1."""
+    total = torch.zeros((), dtype=student.dtype)
+    for i in range(len(student)):
+        p, q = (torch.stack([(z[i, g] / t).exp().sum() for g in groups(i)]) for z in (student, teacher))
+        if all(groups(i)):
+            p, q = p / p.sum(), q / q.sum()
+            total = total + (q * (q / p).log()).sum()
+    return t * t * total / len(student)
+
+
+def pkd_skd(student: Tensor, teacher: Tensor, y: Tensor, t: float, reading: str) -> tuple[Tensor, Tensor]:
+    """Equations 9-17 of DCKD, sample by sample."""
+    classes = range(student.shape[1])
+    guess = [max(classes, key=lambda k, row=row: float(row[k])) for row in student.detach()]
+
+    def but(i: int, *excluded: int) -> list[int]:
+        return [k for k in classes if k not in excluded]
+
+    def each(classes: list[int]) -> list[list[int]]:
+        return [[k] for k in classes] or [[]]
+
+    def right(i: int) -> bool:
+        return guess[i] == int(y[i])
+
+    def label_and(i: int, others: list[int]) -> list[list[int]]:
+        return [[int(y[i])], others]
+
+    pkd, skd = {
+        "A": (
+            lambda i: label_and(i, but(i, int(y[i]))),
+            lambda i: each(but(i, int(y[i])) if right(i) else but(i)),
+        ),
+        "B": (
+            lambda i: each(but(i, int(y[i]), guess[i])),
+            lambda i: label_and(i, but(i, int(y[i]), guess[i])),
+        ),
+        "C": (
+            lambda i: each(but(i) if right(i) else but(i, guess[i])),
+            lambda i: label_and(i, but(i, int(y[i]), guess[i])),
+        ),
+        "D": (lambda i: each(but(i, int(y[i]))), lambda i: label_and(i, but(i, int(y[i])))),
+    }[reading]
+    return kl_rows(student, teacher, t, pkd), kl_rows(student, teacher, t, skd)

@@ -131,8 +131,9 @@ def test_weights_are_drawn_as_the_paper_or_its_code_does(
     name: str, expected: Callable[[int, int], float], linear: float | None, zero_bias: bool
 ) -> None:
     torch.manual_seed(0)
-    network = METHODS.get("baseline")().build(BACKBONES.get(name)(), 100)
-    for layer in network.modules():
+    layers = list(METHODS.get("baseline")().build(BACKBONES.get(name)(), 100).modules())
+    assert {nn.Conv2d, nn.Linear} <= {type(layer) for layer in layers if sum(p.numel() for p in layer.parameters()) > 5000}
+    for layer in layers:
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
             window = layer.weight[0, 0].numel()
             # Fan out without regard to groups, as PyTorch and the reference code count it.

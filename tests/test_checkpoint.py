@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdzoo.errors import EnvironmentProblem, IntegrityError, OutputError, UsageError
+from kdzoo.errors import EnvironmentProblem, IntegrityError, UsageError
+from kdzoo.tests.small_packages import names
 from kdzoo.zoo.checkpoint import SAMPLES, TRAINING_TENSORS, WEIGHTS, Checkpoint, TrainingState, load_weights, save_checkpoint
 from kdzoo.zoo.datasets import LabelledImages
-from kdzoo.zoo.files import new_folder, read_json, standing, write_bytes, write_json
+from kdzoo.zoo.files import read_json, write_bytes, write_json
 from kdzoo.zoo.manifest import MANIFEST, SCHEMA_VERSION, Manifest
 from kdzoo.zoo.network import MultiBranch
 from kdzoo.zoo.preprocess import Preprocess
@@ -62,10 +61,6 @@ def save(tmp_path: Path, network: MultiBranch, manifest: Manifest, tiny_data: La
         return save_checkpoint(tmp_path / "c", network, replace(manifest, **changes), tiny_data, training)
 
     return save
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -206,60 +201,6 @@ def test_weights_that_the_manifest_does_not_name_are_refused(save: Save, tmp_pat
             use(Checkpoint.open(tmp_path / "c"))
 
 
-# Folders that are whole or absent.
-
-
-def test_a_block_that_raises_keeps_the_previous_folder(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "f" / "x", b"old")
-    for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), new_folder(tmp_path / "f") as part:
-            (part / "x").write_bytes(b"half")
-            raise error
-    assert (tmp_path / "f" / "x").read_bytes() == b"old"
-    assert names(tmp_path) == ["f"] and names(tmp_path / "f") == ["x"]
-
-
-def test_a_new_folder_replaces_the_previous_one_with_everything_in_it(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "f" / "old", b"old")
-    with new_folder(tmp_path / "f") as part:
-        write_bytes(part / "deep" / "new", b"new")
-        assert names(tmp_path / "f") == ["old"], "the previous folder must stand until the new one is whole"
-    assert names(tmp_path) == ["f"] and (tmp_path / "f" / "deep" / "new").read_bytes() == b"new"
-    assert names(tmp_path / "f") == ["deep"]
-
-
-# Ends the process, as kill -9 or a power cut would, at the n-th rename or after the last.
-KILLED = """
-import os, sys, pathlib
-from kdzoo.zoo import files
-count, rename = int(sys.argv[2]), pathlib.Path.rename
-def dying(self, target):
-    global count
-    if count == 0:
-        os._exit(9)
-    count -= 1
-    return rename(self, target)
-pathlib.Path.rename = dying
-files.shutil.rmtree = lambda path, **k: os._exit(9) if path.exists() else None
-with files.new_folder(pathlib.Path(sys.argv[1])) as part:
-    (part / "x").write_bytes(b"new")
-"""
-
-
-@pytest.mark.parametrize(("renames", "survives"), [(0, b"old"), (1, b"old"), (2, b"new")])
-def test_a_process_killed_around_the_renames_leaves_a_whole_folder(renames: int, survives: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "f"
-    write_bytes(folder / "x", b"old")
-    killed = subprocess.run([sys.executable, "-c", KILLED, folder, str(renames)], capture_output=True, check=False)
-    assert killed.returncode == 9, killed.stderr.decode()
-    assert folder.exists() == (renames != 1), "the process did not die where the test wants it"
-    assert (standing(folder) / "x").read_bytes() == survives
-    with new_folder(folder) as part:
-        (part / "x").write_bytes(b"next")
-    assert (folder / "x").read_bytes() == b"next", "a leftover stands in the way of the next folder"
-    assert not (tmp_path / ".f.old").exists()
-
-
 def test_a_checkpoint_is_found_after_a_kill_between_the_renames(save: Save, tmp_path: Path) -> None:
     save().folder.rename(tmp_path / ".c.old")
     Checkpoint.open(tmp_path / "c").verify()
@@ -287,19 +228,3 @@ def test_a_full_disk_leaves_nothing_behind(
         checkpoint = Checkpoint.open(tmp_path / "c")
         checkpoint.verify()
         assert checkpoint.manifest.epochs == 2
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_bytes(tmp_path / "file" / "x", b"x")
-    with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "file" / "x"):
-        pass
-
-
-def test_json_is_stable_and_refuses_what_is_not_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "a", {"b": 1, "a": ["é"]})
-    assert (tmp_path / "a").read_text(encoding="utf-8") == '{\n  "a": [\n    "é"\n  ],\n  "b": 1\n}\n'
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a", {"top1": float("nan")})
-    assert read_json(tmp_path / "a") == {"b": 1, "a": ["é"]} and names(tmp_path) == ["a"]

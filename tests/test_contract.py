@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdzoo.export.engine_sidecar import installed_version, read_header
+from kdzoo.export.engine_sidecar import read_header
 from kdzoo.export.onnx_graph import OnnxRunner, check_onnx, export_onnx
 from kdzoo.export.parity import compare, tolerance
 from kdzoo.export.tensorrt_build import EngineRequest, build_engine
+from kdzoo.tests.small_engines import needs_rtx
 from kdzoo.tests.small_methods import small_method, small_settings
 from kdzoo.tests.small_runs import SignalAt, assert_same_state, log_of, recipe_for, train, write_colours
 from kdzoo.train import run_folder
@@ -39,7 +40,6 @@ from kdzoo.zoo.teacher import Teacher
 
 MakeNetwork = Callable[..., MultiBranch]
 MakeTeachers = Callable[[Method, str], tuple[Teacher, ...]]
-HAS_RTX = installed_version("tensorrt_rtx") is not None
 NUM_CLASSES, BATCH, SIZE = 5, 6, 16
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
@@ -249,7 +249,7 @@ def engine_of() -> Callable[[Path], bytes]:
     return build
 
 
-@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed: pip install tensorrt-rtx")
+@needs_rtx
 @every_method
 def test_every_target_becomes_an_engine(
     name: str, exported: Callable[[str], tuple[EveryTarget, Path]], engine_of: Callable[[Path], bytes]

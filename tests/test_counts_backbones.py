@@ -117,6 +117,7 @@ BACKBONE_PARAMS = {
     **{f"resnet{d}x4": cifar_resnet(d, 4, 32) for d in (8, 20, 32)},
     "resnet110-bottleneck": residual(conv(3, 3, 16), 16, (64, 128, 256), (12, 12, 12), bottleneck(4, 1)),
     **{f"resnet18{s}": residual(n, 64, WIDE, (2, 2, 2, 2)) for s, n in STEMS.items()},
+    "resnet18-x0.5": residual(conv(3, 3, 32), 32, (32, 64, 128, 256), (2, 2, 2, 2)),
     **{f"resnet34{s}": residual(n, 64, WIDE, (3, 4, 6, 3)) for s, n in STEMS.items()},
     **{f"senet18{s}": residual(n, 64, WIDE, (2, 2, 2, 2), with_se) for s, n in STEMS.items()},
     **{f"resnet50{s}": residual(n, 64, WIDER, (3, 4, 6, 3), bottleneck(4, 1)) for s, n in STEMS.items()},

@@ -73,16 +73,14 @@ def test_the_order_of_the_samples_does_not_matter(case: str, draw: int) -> None:
     assert_same(parts_of(case, lambda z: z[order], Y[order]), parts_of(case), case)
 
 
-@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("case", [case for case in LOSSES if case != "cl_ilr not detached"])  # it learns sharper soft labels, too
 def test_branches_that_agree_have_nothing_to_learn_from_each_other(case: str) -> None:
     z = leaf(4, 6)
-    for name, value in parts_of(case, lambda _: z, alike=True).items():
-        if name in NO_DISTILLATION:
-            continue
+    distillation = {n: v for n, v in parts_of(case, lambda _: z, alike=True).items() if n not in NO_DISTILLATION}
+    assert distillation, "the test is void: no loss distils"
+    for name, value in distillation.items():
         if name != "soft":  # a cross entropy, which is least where they agree, but not 0
             assert abs(value.item()) < 1e-12, f"{case} {name}: KL(p, p) is {value}"
-        elif case == "cl_ilr not detached":
-            continue  # sharper soft labels are learnt as well
         gradient = torch.autograd.grad(value, z, retain_graph=True)[0]
         assert gradient.abs().max() < 1e-12, f"{case} {name} moves a branch"
 

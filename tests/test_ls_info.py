@@ -90,7 +90,7 @@ def test_sorting_puts_the_best_first_and_what_nobody_knows_last(call: Call) -> N
         (("--method", "abhf"), "unknown method 'abhf'; did you mean 'ahbf'?"),
         (("--backbone", "resnet3"), "unknown backbone 'resnet3'; did you mean 'resnet3"),
         (("--dataset", "cifar-100"), "unknown data set 'cifar-100'; did you mean 'cifar100'?"),
-        (("--max-params", "much"), "'much' is no amount; write it like 500K, 0.5M or 1.2G"),
+        (("--max-params", "much"), "'much' is no amount"),
         (("--max-macs", "-1M"), "'-1M' is no amount"),
         (("--min-accuracy", "high"), "'high' is not a valid float"),
         (("--sort", "speed"), "'speed' is not one of 'name', 'params', 'macs', 'accuracy'"),

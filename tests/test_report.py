@@ -6,7 +6,6 @@ import ast
 import json
 import sys
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from kdzoo.cli import main
 from kdzoo.errors import EnvironmentProblem, IntegrityError, OutputError, UsageError
 from kdzoo.tests.browser import CHROMIUM, Browser
+from kdzoo.tests.page import SECTIONS, check_page
 from kdzoo.train.report import pictures
 from kdzoo.train.report.build import Images, Report, build_report
 from kdzoo.train.report.facts import read_run
@@ -24,7 +24,6 @@ from kdzoo.train.report.feature_sections import tsne_section
 from kdzoo.train.report.gradcam import choose_images
 from kdzoo.train.report.measures import choose_classes, embed
 from kdzoo.train.report.observe import in_memory, observe
-from kdzoo.train.report.section import TITLES
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.checkpoint import SAMPLES, Checkpoint, save_checkpoint
 from kdzoo.zoo.datasets import LabelledImages, read_npz
@@ -36,7 +35,6 @@ from kdzoo.zoo.preprocess import Preprocess
 CPU = torch.device("cpu")
 CLASSES = ("apple & pear", "boat", "cat", "dog")
 HOSTILE = "kdzoo train <script>alert(1)</script> --set 'name=\"x\"'"
-SECTIONS = list(TITLES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,57 +89,6 @@ def report(whole: Checkpoint, data: Path) -> Report:
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")
     return build_report(whole, Images(read_npz(data, "test"), "the 48 test images of toys"), samples=2000)
-
-
-class Reader(HTMLParser):
-    """Reads a page as strictly as it can: every tag is closed, by the tag that opened it."""
-
-    VOID = ("meta", "link", "img", "source", "br")
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == [], f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attributes}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def attributes(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-
-def check_page(html: str) -> Reader:
-    """What holds for every page, whatever is missing on it."""
-    page = Reader(html)
-    assert html.startswith("<!DOCTYPE html>") and {"lang": "en"} in page.attributes("html")
-    assert page.attributes("script") == [] and page.attributes("iframe") == []
-    for tag, attributes in page.tags:
-        for name in ("src", "href", "srcset"):
-            value = attributes.get(name, "data:")
-            assert value.startswith("data:") or (tag == "a" and value.startswith("#")), f"<{tag} {name}={value[:60]}>"
-        assert not any(name.startswith("on") for name in attributes)
-    assert "@import" not in html and "url(" not in html and "http:" not in html and "https:" not in html
-    assert all(image.get("alt", "").strip() for image in page.attributes("img"))
-    assert [attributes["id"] for attributes in page.attributes("section")] == SECTIONS
-    assert [link["href"] for link in page.attributes("a")] == [f"#{key}" for key in SECTIONS]
-    assert [meta["name"] for meta in page.attributes("meta") if "name" in meta] == ["viewport"]
-    return page
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(report: Report) -> None:
@@ -305,7 +252,9 @@ def test_without_scikit_learn_only_t_sne_is_left_out(whole: Checkpoint, data: Pa
 
 def test_no_module_of_the_report_imports_a_drawing_library_at_its_top() -> None:
     folder = Path(__file__).parent.parent / "train" / "report"
-    for path in folder.glob("*.py"):
+    modules = list(folder.glob("*.py"))
+    assert modules, f"there are no modules in {folder}"
+    for path in modules:
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
             assert not {n.split(".")[0] for n in names} & {"matplotlib", "sklearn", "PIL"}, path.name
