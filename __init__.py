@@ -15,15 +15,17 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "export_branch", "load"]
 
 
-def load(source: str | None = None) -> Checkpoint | Package:
+def load(source: str | None = None, branch: str | int | None = None) -> Checkpoint | Package:
     """Open an entry of the zoo, a run, a checkpoint or a package; without a name, as `kdzoo export` chooses.
+
+    `org/name@revision` and `file:///srv/models/org/name` are fetched and checked; of a collection `branch` names the package.
 
     Raises:
         kdzoo.errors.KdzooError: there is no such thing, or it is corrupt.
     """
     from .export.source import resolve
 
-    return resolve(source, lambda line: None)
+    return resolve(source, lambda line: None, None if branch is None else str(branch))
 
 
 # Not `export`: the package of that name takes its place among our attributes as soon as it is imported.

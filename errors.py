@@ -72,7 +72,19 @@ class EnvironmentProblem(KdzooError):
     exit_code = 4
 
 
+class HubError(KdzooError):
+    """The Hub, a registry or the network: no access, nothing of that name, too many requests, no connection, offline."""
+
+    exit_code = 5
+
+
 class IntegrityError(KdzooError):
     """A file is corrupt, or is not the file that its manifest describes."""
 
     exit_code = 6
+
+
+class NothingFits(KdzooError):
+    """No measured file is within the limits; says which is the nearest, and what to relax."""
+
+    exit_code = 7

@@ -13,6 +13,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Find": {
         "ls": "List the entries of the zoo.",
         "info": "Describe an entry, a run, a checkpoint or a package.",
+        "select": "Choose the best measured file within a budget.",
     },
     "Make": {
         "train": "Train an entry (kdzoo ls), or a recipe file that ends in .yaml.",
@@ -25,6 +26,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         "bench": "Measure the latency of the files of a package.",
         "predict": "Classify images.",
         "report": "Draw what a run learnt on one HTML page.",
+    },
+    "Share": {
+        "push": "Publish a package, a folder of packages or a checkpoint.",
+        "pull": "Fetch what is published, checked, and pin its commit.",
     },
     "Machine": {
         "doctor": "Say what this machine can train, export and run.",
@@ -69,7 +74,7 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the code of the design: 0 ok, 2 usage, 3 gate, 4 environment, 5 hub, 6 integrity."""
+    """Run the command line and exit with the code of the design (`kdzoo.errors`)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         # Outside standalone mode click gives the code of an `Exit` back instead of raising it.

@@ -15,7 +15,7 @@ def card(console: Console, source: str | None) -> None:
 
     found = resolve(source, console.say)
     if isinstance(found, Package):
-        text = package_card(found.document, found.metrics, found.artifacts, found.labels)
+        text = package_card(found.document, found.metrics, found.described, found.labels)
     else:
         manifest = found.manifest
         if not manifest.metrics:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,12 @@ from .console import Console, table, verb
 if TYPE_CHECKING:
     from ..zoo.catalog import Entry
 
-UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
-
 
 def amount(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
     """A number with an optional unit, as in 472756, 0.5M, 1.2G."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kKmMgG]?)", text.strip())
-    if found is None:
-        raise click.BadParameter(f"'{text}' is no amount; write it like 500K, 0.5M or 1.2G", ctx, param)
-    return float(found[1]) * UNITS[found[2].upper()]
+    from ..export.units import COUNT
+
+    return None if text is None else COUNT.parse(text)
 
 
 @verb(

@@ -11,12 +11,24 @@ import click
 
 if TYPE_CHECKING:
     from ..zoo.target import Target
+    from .console import Console
 
 data = click.option(
     "--data", type=click.Path(path_type=Path), help="Images: a folder with cifar-100-python/, an .npz, or class folders."
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 source = click.argument("source", required=False)
+token = click.option("--token", help="Access token of the Hub. [HF_TOKEN, or what hf auth login has kept]")
+
+
+def hush(console: Console) -> None:
+    """Let huggingface_hub talk as little as we do."""
+    from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
+
+    if not console.interactive:
+        disable_progress_bars()
+    if console.quiet:
+        logging.set_verbosity_error()
 
 
 def expand(branches: Sequence[str], targets: Callable[[], Iterable[str]]) -> list[Target]:

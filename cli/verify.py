@@ -23,7 +23,9 @@ def verify(console: Console, package: str, data: Path | None) -> None:
             f"{accuracy['top1']:.2f}" if accuracy else "-", f"{accuracy['n']:,}" if accuracy else "-", result.get("not_run", "run"),
         ))  # fmt: skip
     header = ("file", "checksum", "golden max |diff|", "top-1 %", "n", "state")
-    console.result(found, lambda: f"{table(header, rows)}\n\n{found['files']} files as the manifest describes them")
+    part = "" if found["files"] == found["files_of"] else f" of {found['files_of']} files are here,"
+    told = f"{found['files']}{part or ' files'} as the manifest describes them"
+    console.result(found, lambda: f"{table(header, rows)}\n\n{told}")
     if not any("accuracy" in r for r in found["artifacts"].values()):
         console.hint(f"kdzoo verify {package} --data FOLDER measures the accuracy, too")
 

@@ -1,4 +1,4 @@
-"""What SOURCE on the command line means: a checkpoint, a run, a package, or an entry of the zoo. Torch-free."""
+"""What SOURCE means: a checkpoint, a run, a package, an entry of the zoo, or something published (`zoo.reference`). Torch-free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ..errors import UnknownName, UsageError
 from ..zoo.catalog import DEFAULT_ENTRY, entries
 from ..zoo.checkpoint import Checkpoint
 from ..zoo.files import standing
+from ..zoo.folder_repository import FolderRepository
 from ..zoo.manifest import MANIFEST
+from ..zoo.reference import Reference
+from ..zoo.target import Target
 from .package import Package
 
 RUNS = Path("runs")
@@ -22,11 +25,14 @@ def newest_run(runs: Path = RUNS) -> Path | None:
     return max(manifests, key=lambda path: path.stat().st_mtime).parent.parent if manifests else None
 
 
-def resolve(source: str | None, say: Callable[[str], None]) -> Checkpoint | Package:
+def resolve(source: str | None, say: Callable[[str], None], branch: str | None = None) -> Checkpoint | Package:
     """Open what `source` names; without one, the newest run under `./runs`, else the default bundled entry, and say so.
 
+    `branch` chooses the package of a published collection. Of a commit that `kdzoo pull` fetched in part, that part is taken.
+
     Raises:
-        UnknownName: neither a folder nor an entry; UsageError: a folder of something else, or an entry without weights.
+        UnknownName: neither a folder nor an entry; UsageError: a folder of something else, or an entry without weights;
+        HubError, IntegrityError: what is published cannot be fetched, or is not what it says.
     """
     if source is None:
         run = newest_run()
@@ -36,17 +42,37 @@ def resolve(source: str | None, say: Callable[[str], None]) -> Checkpoint | Pack
         say(f"no source given and no run under ./{RUNS}: taking the bundled entry {DEFAULT_ENTRY}")
         source = DEFAULT_ENTRY
     folder = Path(source)
-    if folder.is_dir():
-        return Package.open(folder) if Package.is_package(folder) else Checkpoint.open(folder)
+    if folder.is_dir() and not FolderRepository(folder).exists():
+        found = Package.open(folder) if Package.is_package(folder) else Checkpoint.open(folder)
+        check_branch(found, branch, source)
+        return found
     known = {entry.name: entry for entry in entries()}
+    if source not in known and Reference.is_meant(source):
+        from .pull import pull
+
+        return pull(Reference.parse(source), branch=branch, as_before=True, say=say).source
     if source not in known:
         raise UnknownName(
-            "source", source, list(known), hint="a source is a run, checkpoint or package folder, or an entry (kdzoo ls)"
-        )
+            "source", source, list(known),
+            hint="a source is a run, checkpoint or package folder, an entry (kdzoo ls), or published: org/name@main",
+        )  # fmt: skip
     bundled = known[source].folder
     if bundled is None:
         raise UsageError(f"no weights of {source} are bundled yet", hint=f"train them: kdzoo train {source}")
-    return Checkpoint.open(bundled)
+    checkpoint = Checkpoint.open(bundled)
+    check_branch(checkpoint, branch, source)
+    return checkpoint
+
+
+def check_branch(found: Checkpoint | Package, branch: str | None, source: str) -> None:
+    """Raises `UsageError` where a branch is asked for that is not the one that was found."""
+    if branch is None:
+        return
+    target = str(Target.parse(branch))
+    if isinstance(found, Checkpoint):
+        raise UsageError(f"{source} is a checkpoint with all its branches", hint=f"kdzoo export {source} --branch {target}")
+    if target != found.document["target"]:
+        raise UnknownName("target", target, [found.document["target"]], hint=f"{source} is a package, which holds one target")
 
 
 def resolve_checkpoint(source: str | None, say: Callable[[str], None]) -> Checkpoint:

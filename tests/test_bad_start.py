@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 from safetensors.torch import save_file
 
@@ -26,6 +27,7 @@ batch_size: 8
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    torch.manual_seed(0)
     save_file(torchvision.models.resnet18(num_classes=8).state_dict(), path)
     return path
 
@@ -132,7 +134,7 @@ def test_images_that_are_too_small_for_the_teacher_are_refused_before_it_is_trai
 def test_a_run_goes_on_without_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:
     npz, start = write_colours(tmp_path / "few.npz", 16, 8), tmp_path / "start.safetensors"
     start.write_bytes(weights.read_bytes())
-    recipe = taught("baseline", backbone="resnet18-imagenet", init_weights=str(start))
+    recipe = taught("baseline", backbone="resnet18-imagenet", init_weights=str(start), optimizer={"lr": 1e-4})
     train(recipe, npz, tmp_path / "run")
     start.unlink()
     assert exit_code_of(tmp_path / "run", "--resume", "--data", npz, "--set", "epochs=2") == 0

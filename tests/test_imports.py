@@ -24,6 +24,9 @@ HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "matplotlib"}
         "kdzoo.export.package",
         "kdzoo.export.format",
         "kdzoo.export.source",
+        "kdzoo.export.select",
+        "kdzoo.export.candidates",
+        "kdzoo.zoo.hub",
     ],
 )
 def test_importing_it_does_not_import_the_heavy_libraries(module: str) -> None:

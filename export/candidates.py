@@ -1,0 +1,117 @@
+"""What `select` chooses from: the measured files of packages, or the targets of bundled entries. Torch-free, numpy-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import IntegrityError, NothingFits, UsageError
+from ..zoo.catalog import entries
+from ..zoo.checkpoint import check_file
+from .package import METRICS, Artifact, Package
+from .select import Candidate
+
+DEPTH = 2  # how far below a SOURCE packages are looked for
+NOT_EXPORTED = "a bundled entry is no file yet"
+
+
+def packages_in(folder: Path, depth: int = DEPTH) -> Iterator[Package]:
+    """The package in `folder`, or those below it, by name; hidden folders are of exports under way."""
+    if Package.is_package(folder):
+        yield Package.open(folder)
+    elif depth and folder.is_dir():
+        for below in sorted(folder.iterdir()):
+            if below.is_dir() and not below.name.startswith("."):
+                yield from packages_in(below, depth - 1)
+
+
+def read_packages(sources: Iterable[Path], batch: int, percentile: str) -> list[Candidate]:
+    """The files of all packages that `sources` are or hold, each package once.
+
+    Raises:
+        UsageError: a source without packages. IntegrityError: figures or files that are not those of the manifest.
+    """
+    found: dict[Path, Package] = {}
+    for source in sources:
+        packages = list(packages_in(source))
+        if not packages:
+            raise UsageError(
+                f"{source} {'holds no package' if source.is_dir() else 'is no folder'}",
+                hint="kdzoo export SOURCE --branch all -o FOLDER makes packages; without a SOURCE the bundled entries are taken",
+            )
+        for package in packages:
+            found.setdefault(package.folder.resolve(), package)
+    return [candidate for package in found.values() for candidate in read_package(package, batch, percentile)]
+
+
+def read_package(package: Package, batch: int, percentile: str) -> list[Candidate]:
+    """The files of one package with the latency of a call on `batch` images."""
+    check_file(package.folder / METRICS, package.document["files"].get(METRICS))
+    metrics = package.metrics
+    return [_file(package, metrics, artifact, batch, percentile) for artifact in package.artifacts]
+
+
+def _file(package: Package, metrics: dict[str, Any], artifact: Artifact, batch: int, percentile: str) -> Candidate:
+    path = package.folder / artifact.path
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing", hint=f"kdzoo verify {package.folder}")
+    measured = metrics["artifacts"].get(artifact.path, {"not_run": "not measured"})
+    why_not, accuracy, student = measured.get("not_run"), measured.get("accuracy") or {}, metrics["student"]
+    latencies = {each["batch"]: each[f"{percentile}_ms"] for each in measured.get("latency", ())}
+    lacks = {}
+    if accuracy.get("top1") is None:
+        lacks["top1"] = why_not or "exported without --data, so accuracy was not measured"
+    if batch not in latencies:
+        lacks["latency_ms"] = why_not or f"measured at a batch of {', '.join(map(str, latencies))}, not of {batch}"
+    return Candidate(
+        path=str(path), package=str(package.folder), host="" if why_not else metrics["host"],
+        **{key: package.document[key] for key in ("entry", "target", "dataset")},
+        **{key: getattr(artifact, key) for key in ("format", "precision", "runtime", "bytes")},
+        batch=(artifact.batch[0], artifact.batch[2]),
+        top1=accuracy.get("top1"), n=accuracy.get("n"), latency_ms=latencies.get(batch),
+        macs=student.get("macs"), params=student.get("params"), lacks=lacks,
+    )  # fmt: skip
+
+
+def bundled() -> list[Candidate]:
+    """The targets of the bundled entries, those with two names once."""
+    return [
+        Candidate(
+            path=f"{entry.name} --branch {target}", entry=entry.name, target=target, dataset=entry.dataset,
+            top1=figures.get("top1"), n=figures.get("n"), macs=figures.get("macs"), params=figures.get("params"),
+            lacks=dict.fromkeys(("latency_ms", "bytes"), NOT_EXPORTED),
+        )
+        for entry in entries() if entry.folder is not None
+        for target, figures in entry.measured.items() if target not in entry.same
+    ]  # fmt: skip
+
+
+def having(candidates: Sequence[Candidate], wanted: Mapping[str, Sequence[str]], batch: int) -> list[Candidate]:
+    """Those that take `batch` images at once and whose fields are among the `wanted`; of a host a part of its name is enough.
+
+    Raises:
+        NothingFits: none is left; it says what there is.
+    """
+    found = _kept(candidates, [c for c in candidates if takes(c, batch)], f"takes a batch of {batch}", "batch")
+    for field, values in wanted.items():
+        if values:
+            fits = [c for c in found if any(_is(field, getattr(c, field), value) for value in values)]
+            found = _kept(found, fits, f"has {field} {' or '.join(values)}", field)
+    return found
+
+
+def takes(candidate: Candidate, batch: int) -> bool:
+    return candidate.batch is None or candidate.batch[0] <= batch <= candidate.batch[1]
+
+
+def _is(field: str, text: str, value: str) -> bool:
+    return value.lower() in text.lower() if field == "host" else value == text
+
+
+def _kept(before: Sequence[Candidate], after: list[Candidate], what: str, field: str) -> list[Candidate]:
+    if after:
+        return after
+    known = {(":".join(map(str, value)) if field == "batch" else value) for c in before if (value := getattr(c, field))}
+    hint = "ask for one of these" if known else f"{NOT_EXPORTED}: kdzoo export {before[0].entry} --branch all -o FOLDER makes files"
+    raise NothingFits(f"none of {len(before)} {what}", known=sorted(known), hint=hint)

@@ -1,0 +1,269 @@
+"""Files of a repository on the Hugging Face Hub: into the standard cache, resumed where they were cut off, checked. Torch-free.
+
+huggingface_hub gives addresses, tokens, retries and the layout of the cache; `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_CACHE` and
+`HF_HUB_OFFLINE` mean what they mean there. Nothing is asked of a server but by `HubRevision.open` and `fetch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HubError, IntegrityError, KdzooError, UsageError
+from .checkpoint import check_file
+from .files import sha256
+from .folder_repository import FolderRepository, FolderRevision
+from .manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from .reference import Reference
+
+AGAIN = "run it again in a few minutes; what is here already is not fetched again"
+TOKEN = "hf auth login, or HF_TOKEN, or --token"
+
+
+@dataclass(frozen=True)
+class HubRevision:
+    """One commit of a repository; its files lie in `folder`, its snapshot in the cache."""
+
+    repo_id: str
+    commit: str
+    folder: Path
+    token: str | None = None
+    offline: bool = False
+
+    @classmethod
+    def open(cls, reference: Reference, token: str | None, offline: bool, say: Callable[[str], None]) -> HubRevision:
+        """Pin the commit of a reference and fetch its manifest, which stands at the root.
+
+        Where there is no network, or `offline`, the commit that the cache knows by this name.
+
+        Raises:
+            HubError: no access, no such repository, revision or manifest, no network and nothing in the cache.
+            IntegrityError: the manifest is damaged, and nothing of it is kept.
+        """
+        from huggingface_hub import constants
+
+        offline = offline or constants.HF_HUB_OFFLINE
+        revision = reference.revision or constants.DEFAULT_REVISION
+        with hub_errors(reference.repo_id):
+            known = path = cached(reference.repo_id, MANIFEST, revision)
+        if not offline and not (known and constants.REGEX_COMMIT_OID.fullmatch(revision)):  # a commit does not change
+            try:
+                with hub_errors(reference.repo_id, revision):
+                    path = download(reference.repo_id, MANIFEST, revision, token)
+            except Unreachable as error:
+                if known is None:
+                    raise
+                say(f"{error.what}: taking what the cache knows as {reference}")
+        if path is None:
+            raise HubError(f"{reference} is not in the cache, and offline nothing is fetched", hint="once without --offline")
+        blob = path.resolve()
+        if digest(blob, blob.name) != blob.name:
+            forget(path)
+            raise damaged(reference.repo_id, MANIFEST)
+        return cls(reference.repo_id, path.parent.name, path.parent, token, offline)
+
+    def fetch(self, name: str, expected: dict[str, Any] | None = None) -> Path:
+        """The path of a file in the cache, fetched where it is not there.
+
+        Raises:
+            HubError: it could not be fetched; IntegrityError: it is not what is expected, and nothing of it is kept.
+        """
+        with hub_errors(self.repo_id, self.commit):
+            path = cached(self.repo_id, name, self.commit)
+            if path is None and self.offline:
+                raise HubError(
+                    f"{name} of {self.repo_id} is not in the cache, and offline nothing is fetched", hint="once without --offline"
+                )
+            path = path or download(self.repo_id, name, self.commit, self.token)
+        try:
+            if expected is not None:
+                check_file(path, expected)
+        except IntegrityError:
+            forget(path)
+            raise damaged(self.repo_id, name) from None
+        return path
+
+
+class Unreachable(HubError):
+    """There is no way to the server."""
+
+
+def open_revision(
+    reference: Reference, token: str | None = None, offline: bool = False, say: Callable[[str], None] = lambda line: None
+) -> HubRevision | FolderRevision:
+    """One revision of a repository, wherever that is."""
+    if reference.folder is not None:
+        return FolderRepository(reference.folder.absolute()).open(reference.revision)
+    return HubRevision.open(reference, token, offline, say)
+
+
+def cached(repo_id: str, name: str, revision: str) -> Path | None:
+    """The file of a revision in the standard cache, without asking anybody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download(repo_id: str, name: str, revision: str, token: str | None) -> Path:
+    """Bring a file into the standard cache and give its place in the snapshot.
+
+    What huggingface_hub has fetched of a file is lost when the process ends, and of the last 10 MB when the connection does. Here
+    every byte is kept in `<blob>.incomplete`, and becomes the blob once all are what the server said they are.
+    """
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    url, cache = hf_hub_url(repo_id, name, revision=revision), Path(constants.HF_HUB_CACHE)
+    etag, size = described(url, token)
+    repository = repo_folder_name(repo_id=repo_id, repo_type="model")
+    blob, lock = cache / repository / "blobs" / etag, cache / ".locks" / repository / f"{etag}.lock"
+    for folder in (blob.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if not blob.exists():
+            part = blob.with_name(f"{etag}.incomplete")
+            if size is not None and part.exists() and part.stat().st_size > size:
+                part.unlink()
+            fetch_rest(part, url, size, name, token)
+            if digest(part, etag) != etag:
+                part.unlink()
+                raise damaged(repo_id, name)
+            part.replace(blob)
+    # It finds the blob, and writes the names that lead to it.
+    return Path(hf_hub_download(repo_id, name, revision=revision, token=token))
+
+
+def fetch_rest(part: Path, url: str, size: int | None, name: str, token: str | None) -> None:
+    """Append to `part` what it lacks; where the connection ends, ask again as long as that brings something."""
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, tqdm  # type: ignore[attr-defined]
+
+    http_error: Any = errors.HTTPError  # type: ignore[attr-defined]
+    headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
+    asked: dict[str, Any] = {"timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT, "retry_on_exceptions": ()}
+    part.touch()
+    with part.open("r+b") as file, tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+        while (start := file.seek(0, os.SEEK_END)) != size:
+            try:
+                from_here = {"Range": f"bytes={start}-"} if start else {}
+                with http_stream_backoff("GET", url, headers={**headers, **from_here}, **asked) as response:
+                    hf_raise_for_status(response)
+                    if response.status_code != 206:  # the server sends all of it
+                        file.seek(0)
+                        file.truncate()
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+                        bar.update(len(chunk))
+                return
+            except http_error as error:
+                if isinstance(error, errors.HfHubHTTPError) or file.tell() <= start:
+                    raise
+
+
+def described(url: str, token: str | None) -> tuple[str, int | None]:
+    """Etag and size of a file. A server that is busy is asked again; one that cannot be reached is not."""
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        found = get_hf_file_metadata(url, token=token)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (429, 500, 502, 503, 504):
+            raise
+        found = get_hf_file_metadata(url, token=token, retry_on_errors=True)
+    if found.etag is None or not re.fullmatch(r"[\w-]+", found.etag):
+        raise HubError(f"{url} does not answer as a Hub does: it has no usable etag", hint="look at HF_ENDPOINT, or at the proxy")
+    return found.etag, found.size
+
+
+def digest(path: Path, etag: str) -> str:
+    """What the Hub gives as etag: sha256 of a large file, the name that git gives to a small one; else the etag itself."""
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        return sha256(path)
+    if re.fullmatch(r"[0-9a-f]{40}", etag):
+        return hashlib.sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest()
+    return etag
+
+
+def forget(path: Path) -> None:
+    """Remove a file from the cache: its name in the snapshot, and what that leads to."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def damaged(repo_id: str, name: str) -> IntegrityError:
+    return IntegrityError(
+        f"{name} of {repo_id} is not the file that was announced (sha256); nothing of it was kept",
+        hint="fetch it again; if that does not help, it was changed after it was published: tell its owner",
+    )
+
+
+@contextmanager
+def hub_errors(repo_id: str, revision: str = "", doing: str = "read") -> Iterator[None]:
+    """What huggingface_hub raises, as a `HubError` that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except KdzooError:
+        raise
+    except errors.HFValidationError as error:
+        raise UsageError(str(error).splitlines()[0], hint="a repository is org/name") from None
+    except Exception as error:
+        cause: BaseException | None = error
+        http_error: Any = errors.HTTPError  # type: ignore[attr-defined]
+        while cause is not None and not isinstance(cause, (http_error, errors.OfflineModeIsEnabled)):
+            cause = cause.__cause__  # uploads and lookups wrap what the server said
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            raise HubError(f"HF_HUB_OFFLINE forbids to ask for {repo_id}", hint="unset it") from None
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise refusal(cause, repo_id, revision, doing) from None
+        if cause is None and isinstance(error, errors.LocalTokenNotFoundError):
+            raise HubError("there is no token on this machine", hint=TOKEN) from None
+        if cause is None and not (isinstance(error, OSError) and error.errno is None):
+            raise
+        reason = str(cause or error).splitlines() or [type(error).__name__]
+        raise Unreachable(
+            f"the connection to the Hub failed ({reason[0][:200]})", hint=f"look at network, proxy and HF_ENDPOINT; {AGAIN}"
+        ) from None
+
+
+def refusal(error: Any, repo_id: str, revision: str, doing: str) -> HubError:
+    """The error for an answer of the Hub that is no success."""
+    from huggingface_hub import errors
+
+    status = error.response.status_code
+    if isinstance(error, errors.GatedRepoError):
+        return HubError(f"{repo_id} is open only to those whom its owners let in", hint=f"ask on its page, then {TOKEN}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return HubError(f"{repo_id} has no revision '{revision}'", hint=f"leave @{revision} out, or look at its page")
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        name = error.response.url.path.rpartition("/")[2]
+        return HubError(f"{repo_id} has no file {name} at {revision}", hint="kdzoo push publishes whole packages")
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        return HubError(f"{repo_id} does not exist, or is private and the token does not open it", hint=f"its name; {TOKEN}")
+    if status == 401:
+        return HubError(f"the Hub does not know the token that was sent for {repo_id}", hint=TOKEN)
+    if status == 403:
+        return HubError(f"the token may not {doing} {repo_id}", hint=f"a token that may {doing} there: {TOKEN}")
+    if status == 429:
+        return HubError("the Hub has had too many requests from here", hint=AGAIN)
+    if status in (409, 412):
+        return HubError(f"{repo_id} was changed by someone else meanwhile", hint="run it again")
+    if status >= 500:
+        return HubError(f"the Hub is out of order: it answers {status}", hint=AGAIN)
+    reason = " ".join(str(error.server_message or error).split())[:300]
+    return HubError(f"the Hub refuses to {doing} {repo_id}: {status}, {reason}", hint="kdzoo doctor; HF_DEBUG=1 shows requests")

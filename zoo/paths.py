@@ -1,0 +1,34 @@
+"""Names of files that come from somewhere else: what they may be before anything of them is fetched. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import IntegrityError
+
+# Files that run code when they are loaded.
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".npy")
+
+
+def check_name(name: object) -> str:
+    """Raises `IntegrityError` unless `name` is a plain relative path of a file that cannot hold a pickle."""
+    hint = "do not use it, and tell whoever published it"
+    plain = isinstance(name, str) and re.fullmatch(r"[^/\\:\x00-\x1f\x7f]+(/[^/\\:\x00-\x1f\x7f]+)*", name)
+    if not isinstance(name, str) or not plain or {".", "..", ".git"} & set(name.split("/")) or name.startswith("~"):
+        raise IntegrityError(f"a manifest names the file {name!r}, which is not a plain path inside its folder", hint=hint)
+    if name.lower().endswith(PICKLES):
+        raise IntegrityError(f"a manifest names the file {name!r}: such files can hold code, and kdzoo reads none", hint=hint)
+    return name
+
+
+def check_files(files: object) -> dict[str, dict[str, Any]]:
+    """The files of a manifest, each with `sha256` and `bytes`; raises `IntegrityError` at the first that cannot be."""
+    if not isinstance(files, dict):
+        raise IntegrityError("a manifest does not say which files belong to it", hint="export and push again")
+    for name, described in files.items():
+        check_name(name)
+        digest, size = (described.get(k) for k in ("sha256", "bytes")) if isinstance(described, dict) else (None, None)
+        if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest) or type(size) is not int or size < 0:
+            raise IntegrityError(f"a manifest does not say sha256 and bytes of {name!r}", hint="export and push again")
+    return files
