@@ -52,7 +52,7 @@ def train(
     from ..train.recipe_check import checked
     from ..train.reporter import Reporter
     from ..train.run import run_training
-    from ..train.teachers import open_source
+    from ..train.teachers import TeacherMisfit, open_source
 
     sources = [open_source(name) for name in teachers]
     taught, entry = checked(written.recipe, written.origin, sources, data, resume=resume), written.entry
@@ -67,10 +67,14 @@ def train(
             from ..train.run_folder import EVENTS
 
             reporter = EventReporter(lines, folder / EVENTS)
-        result = run_training(
-            entry, taught, data=data, output=folder, resume=resume, device=options.pick_device(device), teachers=sources,
-            reporter=reporter, say=console.say if first else lambda line: None,
-        )  # fmt: skip
+        try:
+            result = run_training(
+                entry, taught, data=data, output=folder, resume=resume, device=options.pick_device(device), teachers=sources,
+                reporter=reporter, say=console.say if first else lambda line: None,
+            )  # fmt: skip
+        except TeacherMisfit as error:
+            written.origin.name_place(error, error.key)
+            raise
     if not first:
         raise click.exceptions.Exit(0 if result.finished else 130)
     document = {"run": str(result.folder), "checkpoint": str(result.checkpoint), "epochs": result.epochs,

@@ -149,6 +149,7 @@ def test_a_teacher_that_does_not_fit_is_refused_with_the_difference(
     assert exit_code_of(written(taught(method), tmp_path), *given, "--data", npz, "-o", tmp_path / "runs" / "one") == 2
     err = capsys.readouterr().err
     assert words in err and "Next: " in err
+    assert ("my.yaml, line " in err) == ("does not fit" in err)
     assert err.count("\n") == 1, "it was refused after something else had been done"
     assert not (tmp_path / "runs").exists()
 

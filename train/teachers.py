@@ -32,6 +32,14 @@ from .recipe import FREE_TO_CHANGE, Recipe
 CONFIG, LABELS, PREPROCESS = "config.json", "labels.txt", "preprocess.json"  # of a package
 
 
+class TeacherMisfit(UsageError):
+    """A teacher that does not fit its student; `key` of the recipe is what it does not fit."""
+
+    def __init__(self, what: str, key: str, *, hint: str) -> None:
+        self.key = key
+        super().__init__(what, hint=hint)
+
+
 @dataclass(frozen=True)
 class Source:
     """A trained network on disk, not loaded yet: what can be compared before anything is computed."""
@@ -43,24 +51,26 @@ class Source:
     load: Callable[[], Teacher]
 
     def check(self, backbone: str, classes: Sequence[str], preprocess: Preprocess) -> None:
-        """Raises `UsageError`, with the difference, where it cannot teach a student of these classes and this input."""
+        """Raises `TeacherMisfit`, with the difference, where it cannot teach a student of these classes and this input."""
         pairs = {
-            "backbone": (self.backbone, backbone),
-            "number of classes": (len(self.classes), len(classes)),
-            "input": ((self.preprocess.height, self.preprocess.width), (preprocess.height, preprocess.width)),
-            "normalisation": ((self.preprocess.mean, self.preprocess.std), (preprocess.mean, preprocess.std)),
+            ("backbone", "method_config.teacher"): (self.backbone, backbone),
+            ("number of classes", "dataset"): (len(self.classes), len(classes)),
+            ("input", "image_size"): ((self.preprocess.height, self.preprocess.width), (preprocess.height, preprocess.width)),
+            ("normalisation", "mean"): ((self.preprocess.mean, self.preprocess.std), (preprocess.mean, preprocess.std)),
         }
-        for what, (own, wanted) in pairs.items():
+        for (what, key), (own, wanted) in pairs.items():
             if own != wanted:
-                raise UsageError(
+                raise TeacherMisfit(
                     f"the teacher {self.folder} does not fit: its {what} is {own}, the student's {wanted}",
+                    key,
                     hint="give another --teacher, or change the recipe (mean, std, image_size, method_config.teacher)",
                 )
         differ = [i for i, (own, wanted) in enumerate(zip(self.classes, classes, strict=True)) if own != wanted]
         if differ:
             i = differ[0]
-            raise UsageError(
+            raise TeacherMisfit(
                 f"the teacher {self.folder} does not fit: its class {i} is '{self.classes[i]}', the student's '{classes[i]}'",
+                "dataset",
                 hint="teacher and student must have the same classes in the same order",
             )
 
