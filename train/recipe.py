@@ -60,6 +60,8 @@ class Recipe:
         init_weights: a .safetensors file with torchvision's weights of the same backbone, to start from; "" = from scratch,
             `required` = the user has to name one.
         teacher: what differs in the recipe that trains a missing teacher (its method is `baseline`, the rest as here).
+        holdout: training images, spread over the classes, that are never trained on: what is calibrated afterwards (the thresholds
+            of a cascade) needs images that the network has not seen.
         batch_size: images of one update, over all processes and accumulated parts.
         accumulate: parts that a batch is cut into, one after the other, where it does not fit into memory at once.
         clip_norm: largest norm of the gradient of all parameters together (0 = not clipped).
@@ -78,6 +80,7 @@ class Recipe:
     batch_size: int
     method_config: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
+    holdout: int = 0
     init_weights: str = ""
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
@@ -103,6 +106,7 @@ class Recipe:
         ascending = all(before < after for before, after in pairwise(steps))
         limits = {
             "epochs": (self.epochs, self.epochs >= 1, "at least 1"),
+            "holdout": (self.holdout, self.holdout >= 0, "at least 0"),
             "batch_size": (self.batch_size, self.batch_size >= 2, "at least 2"),
             "eval_every": (self.eval_every, self.eval_every >= 1, "at least 1"),
             "image_size": (self.image_size, self.image_size >= 1, "at least 1"),

@@ -16,7 +16,7 @@ import torch
 from ..errors import DataError, UsageError
 from ..zoo.backbone import BACKBONES
 from ..zoo.checkpoint import Checkpoint, save_checkpoint
-from ..zoo.datasets import ImageSplit, Split, find_data, open_split
+from ..zoo.datasets import ImageSplit, Split, find_data, held_out, open_split
 from ..zoo.files import alone
 from ..zoo.foreign import initialise_from_torchvision
 from ..zoo.manifest import Manifest
@@ -123,6 +123,8 @@ class _Run:
         )  # fmt: skip
         if self.train_data.classes != self.test_data.classes:
             raise UsageError(f"train and test of {path} have different classes", known=[*self.train_data.classes[:3], "..."])
+        if recipe.holdout:
+            self.train_data, _ = held_out(self.train_data, recipe.holdout)
         checkpoint = Checkpoint.open(folder.path) if resume else None
         if checkpoint is not None:
             check_data(checkpoint, self.train_data, path)

@@ -14,6 +14,7 @@ from .preprocess import Preprocess
 from .sets import cifar, folder, raf_db, shards, tiny_imagenet
 from .sets.cifar import read_cifar10, read_cifar100
 from .sets.folder import HINT
+from .sets.held_out import held_out
 from .sets.images import EncodedImages, ImageSplit, LabelledImages, Split
 from .sets.long_tail import imbalance, long_tail
 from .sets.npz import read_npz
@@ -24,6 +25,7 @@ __all__ = [
     "LabelledImages",
     "Split",
     "find_data",
+    "held_out",
     "open_split",
     "read_cifar10",
     "read_cifar100",
