@@ -55,7 +55,7 @@ def test_filters_narrow_and_repeat(call: Call) -> None:
     assert listed(call, "--method", "dbfskd", "--dataset", "imagenet") == ["dbfskd-resnet18-imagenet", "dbfskd-resnet34-imagenet"]
     both = listed(call, "--backbone", "vgg16", "--method", "ahbf", "--method", "one", "--dataset", "cifar100")
     assert both == ["ahbf-vgg16-cifar100", "one-vgg16-cifar100"]
-    assert listed(call, "--bundled") == [DEFAULT_ENTRY]
+    assert listed(call, "--bundled") == [DEFAULT_ENTRY, "dbfskd-resnet18-x0.5-cifar100"]
 
 
 def test_limits_take_units_and_compare_the_target(call: Call) -> None:
