@@ -32,8 +32,8 @@ import torch
 from plain_resnet import FromPixels, PlainResNet32
 from torch import Tensor, nn
 
-from kdzoo.export.measure import as_input, torch_logits
 from kdzoo.export.onnx_graph import export_onnx
+from kdzoo.export.outputs import as_input, torch_logits
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.manifest import host_description

@@ -18,6 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Make": {
         "train": "Train an entry (kdzoo ls), or a recipe file that ends in .yaml.",
         "export": "Cut a branch out of a checkpoint and write it as measured files.",
+        "family": "Write every target of a checkpoint in every precision, measured, with a Pareto table.",
         "card": "Print the model card of a package or a checkpoint.",
     },
     "Prove": {

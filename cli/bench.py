@@ -19,8 +19,9 @@ def bench(console: Console, package: str, batches: tuple[int, ...], threads: int
 
     from ..errors import UsageError
     from ..export.benchmark import measure_latency
-    from ..export.measure import as_input, why_not_run
-    from ..export.onnx_graph import OnnxRunner
+    from ..export.measure import why_not_run
+    from ..export.onnx_file import OnnxRunner
+    from ..export.outputs import as_input
     from ..export.source import resolve_package
     from ..zoo.manifest import host_description
 
@@ -30,8 +31,8 @@ def bench(console: Console, package: str, batches: tuple[int, ...], threads: int
     inputs = as_input(images, opened.preprocess, opened.document["options"]["input"])
     results, not_run = [], {}
     for artifact in opened.artifacts:
-        if artifact.format != "onnx":
-            not_run[artifact.path] = why_not_run(opened.folder, artifact)
+        if reason := why_not_run(opened.folder, artifact):
+            not_run[artifact.path] = reason
             continue
         fixed = artifact.batch[0] == artifact.batch[2]
         if fixed and any(b != artifact.batch[0] for b in batches):

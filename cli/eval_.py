@@ -44,7 +44,7 @@ def eval_(console: Console, source: str | None, branches: tuple[str, ...], data:
         check_classes(split, manifest.classes, path)
         place = torch.device(options.pick_device(device))
         network = found.network().to(place)
-        wanted = [str(target) for target in options.expand(branches or ("all",), network.targets)]
+        wanted = [str(target) for target in options.expand(branches or ("all-targets",), network.targets)]
         metrics = evaluate(network, split, manifest.preprocess, wanted, device=place, split="test").targets
     console.result(metrics, lambda: accuracy_table(metrics))
 

@@ -9,21 +9,12 @@ from . import options
 from .console import Console, table, verb
 
 if TYPE_CHECKING:
+    from ..export.format import ExportOptions
     from ..export.package import Package
 
 
-@verb(
-    options.source,
-    click.option(
-        "--branch",
-        "-b",
-        "branches",
-        multiple=True,
-        default=("target",),
-        help="target, 1..N, fused, ensemble, 1+2+3, all. Repeats.",
-    ),
-    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
-    click.option("--precision", "-p", "precisions", multiple=True, default=("fp32",), help="fp32, fp16. Repeats."),
+# How files are made and judged: `export` and `family` share it.
+MAKING = (
     click.option(
         "--compute-capability",
         "-c",
@@ -35,35 +26,65 @@ if TYPE_CHECKING:
     click.option(
         "--input", "input_kind", default="uint8", show_default=True, help="uint8 (N H W C, raw) or float (N C H W, normalised)."
     ),
+    click.option("--calibration", default="minmax", show_default=True, help="Ranges of int8: minmax, percentile or entropy."),
+    click.option("--calibration-images", type=click.IntRange(16), default=500, show_default=True, help="Training images for int8."),
+    click.option(
+        "--int8-grid",
+        type=click.Choice(["auto", "unsigned", "signed"]),
+        default="auto",
+        show_default=True,
+        help="Activations of int8 for onnxruntime; auto measures both.",
+    ),
+    click.option("--sensitivity", is_flag=True, help="Measure what each int8 layer costs (in the manifest)."),
     click.option("--opset", type=int, help="Opset of the ONNX."),
+    click.option("--force", is_flag=True, help="Replace a folder that is not empty."),
+    options.data,
+    click.option(
+        "--max-drop", type=click.FloatRange(-100, 100), help="Gate: points of top-1 below torch. [0.02 fp32, 0.1 fp16, 0.5 int8]"
+    ),
+    click.option(
+        "--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of equal argmax. [0.9999 fp32, 0.99 fp16, 0.9 int8]"
+    ),
+    click.option(
+        "--cascade-loss",
+        type=click.FloatRange(0, 100),
+        default=0.1,
+        show_default=True,
+        help="Points of top-1 that a cascade may lose, with 95 % certainty.",
+    ),
+    click.option("--verify/--no-verify", default=True, help="Run and compare every file (recorded in the card)."),
+)
+
+
+@verb(
+    options.source,
+    click.option(
+        "--branch",
+        "-b",
+        "branches",
+        multiple=True,
+        default=("target",),
+        help="target, 1..N, fused, ensemble, 1+2+3, cascade, all (one file with every branch), all-targets. Repeats.",
+    ),
+    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
+    click.option("--precision", "-p", "precisions", multiple=True, default=("fp32",), help="fp32, fp16, bf16, int8. Repeats."),
     click.option(
         "--output",
         "-o",
         type=click.Path(path_type=Path),
         help="Folder of the package; with several branches, the folder of their packages. [<entry>-<target>]",
     ),
-    click.option("--force", is_flag=True, help="Replace a folder that is not empty."),
-    options.data,
-    click.option("--max-drop", type=click.FloatRange(-100, 100), help="Gate: points of top-1 below torch. [0.02 fp32, 0.1 fp16]"),
-    click.option("--min-agreement", type=click.FloatRange(0, 1), help="Gate: share of equal argmax. [0.9999 fp32, 0.99 fp16]"),
-    click.option("--verify/--no-verify", default=True, help="Run and compare every file (recorded in the card)."),
+    *MAKING,
 )
 def export(console: Console, source: str | None, **settings: Any) -> None:
     """Cut a branch out of a checkpoint and write it as measured files."""
     from ..export.exporter import check_output
-    from ..export.format import Batch, ExportOptions
     from ..export.source import resolve_checkpoint
     from ..zoo.target import Target
 
     for text in settings["branches"]:
         Target.parse(text)  # a misspelt branch is told before anything is read
-    choices = ExportOptions(
-        precisions=tuple(dict.fromkeys(settings["precisions"])),
-        batch=Batch.parse(settings["batch"]),
-        input=settings["input_kind"],
-        opset=settings["opset"],
-        capabilities=settings["capabilities"],
-    )
+    making = choices(settings)
     checkpoint = resolve_checkpoint(source, console.say)
     targets = options.expand(settings["branches"], checkpoint.targets)
     output: Path | None = settings["output"]
@@ -72,7 +93,7 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     for target, folder in folders.items():  # all of them, before the first one is written
         checkpoint.require(target)
         check_output(folder, checkpoint.folder, settings["force"])
-    packages = [export_one(console, checkpoint, target, choices, folder, settings) for target, folder in folders.items()]
+    packages = [export_one(console, checkpoint, target, making, folder, settings) for target, folder in folders.items()]
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
     console.result(
         documents if len(documents) > 1 else documents[0],
@@ -81,20 +102,38 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     console.hint(f"kdzoo verify {packages[0].folder}")
 
 
-def export_one(console: Console, checkpoint: Any, target: Any, choices: Any, folder: Path, settings: dict[str, Any]) -> Package:
-    from ..export.exporter import Gates, export
+def choices(settings: dict[str, Any]) -> ExportOptions:
+    """The options of one call; raises `UsageError` for a batch that is none."""
+    from ..export.format import Batch, ExportOptions
+
+    return ExportOptions(
+        precisions=tuple(dict.fromkeys(settings["precisions"])),
+        batch=Batch.parse(settings["batch"]),
+        input=settings["input_kind"],
+        opset=settings["opset"],
+        capabilities=settings["capabilities"],
+        **{name: settings[name] for name in ("calibration", "calibration_images", "int8_grid", "sensitivity")},
+    )
+
+
+def export_one(
+    console: Console, checkpoint: Any, target: Any, making: ExportOptions, folder: Path, settings: dict[str, Any]
+) -> Package:
+    from ..export.exporter import export
+    from ..export.gates import Gates
 
     console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
     return export(
         checkpoint,
         target,
         formats=settings["formats"],
-        options=choices,
+        options=making,
         gates=Gates.of(settings["max_drop"], settings["min_agreement"]),
         output=folder,
         force=settings["force"],
         data=settings["data"],
         verify=settings["verify"],
+        cascade_loss=settings["cascade_loss"],
         say=console.say,
     )
 

@@ -32,12 +32,12 @@ def hush(console: Console) -> None:
 
 
 def expand(branches: Sequence[str], targets: Callable[[], Iterable[str]]) -> list[Target]:
-    """The parsed targets, each once; `all` stands for those that `targets` gives."""
+    """The parsed targets, each once; `all-targets` stands for those that `targets` gives."""
     from ..zoo.target import Target
 
     parsed = [Target.parse(text) for text in branches]
-    known = [Target.parse(text) for text in targets()] if any(target.word == "all" for target in parsed) else []
-    return list(dict.fromkeys(t for target in parsed for t in (known if target.word == "all" else [target])))
+    known = [Target.parse(text) for text in targets()] if any(target.word == "all-targets" for target in parsed) else []
+    return list(dict.fromkeys(t for target in parsed for t in (known if target.word == "all-targets" else [target])))
 
 
 def pick_device(name: str) -> str:

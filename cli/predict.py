@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +50,17 @@ def predict(console: Console, source: str, images: tuple[Path, ...], branch: str
 
 def package_logits(package: Any, pixels: Any) -> Any:
     """By the first ONNX file of the package; torch is not imported."""
-    from ..export.measure import as_input, onnx_logits
-    from ..export.onnx_graph import OnnxRunner
+    from ..export.outputs import run_file
     from ..zoo.checkpoint import check_file
 
     artifact = package.artifact("onnx")
-    path = package.folder / artifact.path
-    check_file(path, package.document["files"].get(artifact.path))
-    prepare = partial(as_input, preprocess=package.preprocess, kind=package.document["options"]["input"])
-    return onnx_logits(OnnxRunner(path), artifact, pixels, prepare)
+    check_file(package.folder / artifact.path, package.document["files"].get(artifact.path))
+    return run_file(package.folder, artifact, pixels, package.preprocess)
 
 
 def checkpoint_logits(checkpoint: Any, branch: str, pixels: Any) -> Any:
     from ..export.exporter import cut
-    from ..export.measure import torch_logits
+    from ..export.outputs import torch_logits
     from ..zoo.target import Target
 
     student, _, _ = cut(checkpoint, Target.parse(branch))

@@ -16,6 +16,7 @@ class Latency:
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    mean_ms: float
     images_per_s: float
 
 
@@ -38,4 +39,5 @@ def measure_latency(call: Callable[[], object], batch: int, *, seconds: float = 
         times.append(1000.0 * (time.perf_counter() - began))
     times.sort()
     p50, p90, p99 = (round(percentile(times, share), 4) for share in (0.5, 0.9, 0.99))
-    return Latency(batch, len(times), p50, p90, p99, round(1000.0 * batch / percentile(times, 0.5), 1))
+    mean = round(sum(times) / len(times), 4)
+    return Latency(batch, len(times), p50, p90, p99, mean, round(1000.0 * batch / percentile(times, 0.5), 1))

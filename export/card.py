@@ -160,7 +160,8 @@ def entry_card(manifest: Manifest, targets: dict[str, dict[str, Any]], published
         f"{length}, batch {recipe['batch_size']}, SGD with learning rate {recipe['optimizer']['lr']}, "
         f"{schedule['kind']} schedule, {schedule['warmup_epochs']:g} warm-up epochs, weight decay "
         f"{recipe['optimizer']['weight_decay']}, seed {recipe['seed']}. "
-        "`manifest.json` holds the whole recipe, `log.jsonl` every epoch.",
+        + (f"{recipe['holdout']:,} training images were held out. " if recipe.get("holdout") else "")
+        + "`manifest.json` holds the whole recipe, `log.jsonl` every epoch.",
         "## Use",
         f"```\nkdzoo export {manifest.entry} --branch target --format onnx\n```",
         "## Provenance",

@@ -2,11 +2,11 @@
 
 `Deployed` is an ordinary module, so the exporter and the parity check read the same words. `specialise` rewrites its graph
 where the exporter's and onnxscript's rules leave something:
-1. the scale of the normalisation moves into the first convolutions (the mean cannot: their zero padding is zero *after* it);
-2. a classifier becomes a 1x1 convolution: TensorRT-RTX refuses a float32 Gemm for compute capability 7.5;
-3. it moves in front of its pooling where that is almost free, because then the pooling also does the flattening;
-   in a gate (`Linear`, activation, `Linear`, reshape) everything stays `N C 1 1`;
-4. half precision comes last, so that everything before is folded in float32.
+1. a classifier becomes a 1x1 convolution: TensorRT-RTX refuses a float32 Gemm for compute capability 7.5;
+2. it moves in front of its pooling where that is almost free, because then the pooling also does the flattening;
+   in a gate (`Linear`, activation, `Linear`, reshape) everything stays `N C 1 1`.
+`fold_scale`, for float32, moves the scale of the normalisation into the first convolutions (the mean cannot: their zero padding is
+zero *after* it). Narrower types come after that, in files of their own (`half`, `quantize`): everything is folded in float32.
 
 This file imports torch. Shapes: `N` images, `H` `W` space, `C` channels, `K` classes.
 """
@@ -24,13 +24,11 @@ import onnx_ir.passes.common as passes
 import torch
 from torch import Tensor, nn
 
-from ..errors import GateFailed
+from .half import normalised
 
 Array = np.ndarray[Any, Any]
 # A classifier goes in front of its pooling when that adds at most this share to the network's multiplications.
 HEAD_SHARE = 0.01
-# Inputs that stay float32 in a half-precision graph: (operator, position).
-FLOAT32_INPUTS = {("Resize", 1), ("Resize", 2)}
 POINTWISE = {"Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Clip", "Tanh", "LeakyRelu", "Elu", "Gelu", "Swish"}
 
 
@@ -62,26 +60,21 @@ class Deployed(nn.Module):
         self.register_buffer("scale_C11", (1 / (std_C * 255)).float()[:, None, None])
         self.train(student.training)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits float32 `N K`."""
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits float32 `N K`; of every output, where the student has several."""
         if self.is_raw:
             # contiguous(): a channels-last tensor sends the exporter down its as_strided path (Range, Gather per pooling).
             x_NCHW = image.to(torch.float32).permute(0, 3, 1, 2).contiguous()
             image = (x_NCHW - self.mean_C11) * self.scale_C11
-        logits_NK: Tensor = self.student(image.to(self.dtype))
-        return logits_NK.float()
+        logits: Tensor | tuple[Tensor, ...] = self.student(image.to(self.dtype))
+        return tuple(z_NK.float() for z_NK in logits) if isinstance(logits, tuple) else logits.float()
 
 
-def specialise(model: ir.Model, precision: Literal["fp32", "fp16"]) -> None:
-    """Rewrite the optimised float32 graph of a `Deployed` in place."""
-    # In half precision the raw image would need weights 255 times smaller, many of them subnormal.
-    if precision == "fp32":
-        _fold_scale(model.graph)
+def specialise(model: ir.Model) -> None:
+    """Rewrite the optimised float32 graph of a `Deployed` in place: what every precision starts from."""
     _convolve_classifiers(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     _skip_flattening(model.graph)
-    if precision == "fp16":
-        _halve(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     # The rewrites insert in order, but a value may be replaced by one that is inserted before a later node.
     passes.TopologicalSortPass()(model)
@@ -108,6 +101,7 @@ def _insert(graph: ir.Graph, before: ir.Node, x: ir.Value, *steps: tuple[str, Se
     for operator, inputs, attributes in steps:
         node = ir.node(operator, [x, *inputs], attributes)
         graph.insert_before(before, node)
+        node.outputs[0].type = x.type
         x = node.outputs[0]
     return x
 
@@ -120,20 +114,10 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
-def _normalised(graph: ir.Graph) -> ir.Value:
-    """The value that enters the student."""
-    value = graph.inputs[0]
-    if value.dtype == ir.DataType.FLOAT:
-        return value
-    for operator in ("Cast", "Transpose", "Sub", "Mul"):
-        users = value.consumers()
-        if len(users) == 1 and users[0].op_type == operator:
-            value = users[0].outputs[0]
-    return value
-
-
-def _fold_scale(graph: ir.Graph) -> None:
-    value = _normalised(graph)
+def fold_scale(graph: ir.Graph) -> None:
+    """Move the scale of the normalisation into the first convolutions. Not for 16 bits: the raw image would need weights 255 times
+    smaller, many of them subnormal."""
+    value = normalised(graph)
     scale, users = value.producer(), value.consumers()
     if scale is None or scale.op_type != "Mul" or (scale_C11 := _constant(scale.inputs[1])) is None:
         return
@@ -255,43 +239,3 @@ def _pooled(x: ir.Value) -> ir.Value | None:
         is_global = tuple(node.attributes.get_ints("kernel_shape", ())) == dims[2:]
         return source if is_global and not any(node.attributes.get_ints("pads", ())) else None
     return source
-
-
-def _halve(graph: ir.Graph) -> None:
-    """Half precision from where the image is normalised to where the logits leave."""
-    entry, logits = _normalised(graph), graph.outputs[0]
-    first = entry.producer()
-    is_before = [first]  # the nodes that normalise
-    while is_before[-1] is not None and (source := is_before[-1].inputs[0]) is not None:
-        is_before.append(source.producer())
-    body = [node for node in graph if node not in is_before]
-    halves: dict[str, ir.Value] = {}
-    half = ir.node("Cast", [entry], {"to": ir.DataType.FLOAT16.value})
-    graph.insert_before(body[0], half)
-    half.outputs[0].shape, half.outputs[0].type = entry.shape, ir.TensorType(ir.DataType.FLOAT16)
-    for node in body:
-        for position, value in enumerate(node.inputs):
-            if value is entry:
-                node.replace_input_with(position, half.outputs[0])
-            array = _constant(value)
-            if array is None or array.dtype != np.float32 or (node.op_type, position) in FLOAT32_INPUTS:
-                continue
-            assert value is not None and value.name is not None
-            if value.name not in halves:
-                with np.errstate(over="ignore"):
-                    halved = array.astype(np.float16)
-                if not np.isfinite(halved).all():
-                    raise GateFailed(f"{value.name} does not fit into half precision", hint="use fp32")
-                halves[value.name] = _initializer(graph, f"{value.name}.half", halved)
-            node.replace_input_with(position, halves[value.name])
-        if node.op_type == "Cast" and node.attributes.get_int("to") == ir.DataType.FLOAT.value:
-            node.attributes.add(ir.AttrInt64("to", ir.DataType.FLOAT16.value))
-        for value in node.outputs:
-            if value.dtype == ir.DataType.FLOAT:
-                value.type = ir.TensorType(ir.DataType.FLOAT16)
-    cast = ir.node("Cast", [logits], {"to": ir.DataType.FLOAT.value})
-    graph.append(cast)
-    out = cast.outputs[0]
-    out.shape, out.type = logits.shape, ir.TensorType(ir.DataType.FLOAT)
-    out.name, logits.name = logits.name, f"{logits.name}_half"
-    graph.outputs[0] = out

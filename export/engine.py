@@ -16,7 +16,8 @@ def emit_engine(job: Job, precision: str, runtime: Runtime, capability: str) -> 
     """Build the engine of one precision and GPU from the ONNX file beside it."""
     name = f"model.{precision}.sm{capability.replace('.', '')}.{SUFFIX[runtime]}.engine"
     batch = job.options.batch.sizes
-    info = build_engine(EngineRequest(job.folder / onnx_name(precision), job.folder / name, runtime, capability, batch))
+    source = onnx_name(precision, for_engine=True)
+    info = build_engine(EngineRequest(job.folder / source, job.folder / name, runtime, capability, batch))
     sidecar = job.folder / f"{name}.json"
     write_sidecar(info, sidecar)
     return Artifact(
@@ -34,7 +35,7 @@ def emit_engine(job: Job, precision: str, runtime: Runtime, capability: str) -> 
         details={
             "sidecar": sidecar.name,
             "sidecar_sha256": sha256(sidecar),
-            "from": onnx_name(precision),
+            "from": source,
             "reproducible": info.reproducible,
             "build_seconds": round(info.build_seconds or 0.0, 3),
         },

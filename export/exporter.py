@@ -7,20 +7,23 @@ folder that takes its name at the end.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, GateFailed, OutputError, UnknownName, UsageError
+from ..errors import OutputError, UnknownName, UsageError
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, describe_files
-from ..zoo.datasets import ImageSplit, find_data, open_split
 from ..zoo.files import new_folder, sha256, write_bytes, write_json
 from ..zoo.manifest import command_line, git_commit, library_versions
+from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
 from .card import package_card
+from .evidence import evidence, find_exits, training_images
 from .format import FORMATS, PRECISIONS, ExportOptions, Format, Job
-from .measure import check_classes, measure_package
+from .gates import Gates, passing
+from .measure import measure_package
 from .package import (
     CARD,
     CONFIG,
@@ -33,7 +36,6 @@ from .package import (
     Package,
     write_manifest,
 )
-from .parity import tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,51 +45,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("kdzoo", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx", "tensorrt", "safetensors", "numpy")
 NUM_GOLDEN = 8
+PROBED = 100  # images that are looked at for numbers that a narrow type cannot hold
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Gates:
-    """What a file must not fall below. `max_drop`: points of top-1 against torch; `min_agreement`: share of equal argmax."""
-
-    max_drop: dict[str, float] = field(default_factory=lambda: {"fp32": 0.02, "fp16": 0.1})
-    min_agreement: dict[str, float] = field(default_factory=lambda: {"fp32": 0.9999, "fp16": 0.99})
-
-    @classmethod
-    def of(cls, max_drop: float | None, min_agreement: float | None) -> Gates:
-        """The defaults, but for what is given."""
-        default = cls()
-        return cls(
-            default.max_drop if max_drop is None else dict.fromkeys(PRECISIONS, max_drop),
-            default.min_agreement if min_agreement is None else dict.fromkeys(PRECISIONS, min_agreement),
-        )
-
-    def check(self, artifact: Artifact, measured: dict[str, Any], reference_top1: float | None) -> None:
-        """Raises `GateFailed` where a measured file is too far from torch."""
-        parity, precision = measured["parity"], artifact.precision
-        if parity["nan_count"]:
-            raise GateFailed(f"{artifact.path} gives {parity['nan_count']} logits that are not finite", hint="try --precision fp32")
-        if parity["agreement"] < self.min_agreement[precision]:
-            raise GateFailed(
-                f"{artifact.path} agrees with torch on {100 * parity['agreement']:.3f} % of {parity['n']} images, "
-                f"the gate is {100 * self.min_agreement[precision]:.3f} %",
-                hint="--min-agreement moves the gate",
-            )
-        allowed = tolerance(precision, parity["largest_logit"])
-        if parity["max_abs_diff"] > allowed:
-            raise GateFailed(
-                f"{artifact.path} gives logits that differ from torch by up to {parity['max_abs_diff']:.3g}, "
-                f"at most {allowed:.3g} is right for {precision}"
-            )
-        accuracy = measured.get("accuracy")
-        if accuracy is not None and reference_top1 is not None:
-            drop = reference_top1 - accuracy["top1"]
-            if drop > self.max_drop[precision] + 1e-9:
-                raise GateFailed(
-                    f"{artifact.path} has top-1 {accuracy['top1']:.2f} %, {drop:.2f} points below torch; "
-                    f"the gate is {self.max_drop[precision]} points",
-                    hint="--max-drop moves the gate",
-                )
 
 
 def export(
@@ -101,6 +60,8 @@ def export(
     force: bool = False,
     data: Path | None = None,
     verify: bool = True,
+    cascade_loss: float = 0.1,
+    refused: dict[str, str] | None = None,
     say: Say = lambda line: None,
 ) -> Package:
     """Write the package of one target and give it back, opened.
@@ -109,6 +70,9 @@ def export(
         output: the folder of the package; by default `<entry>-<target>` here.
         data: the images that accuracy is measured on; by default wherever `find_data` finds them. Where there are none, parity is
             measured on the images that the checkpoint carries, accuracy is not, and manifest and card say so.
+        cascade_loss: points of top-1 that the early exits of a cascade may cost, with 95 % certainty.
+        refused: takes, by path, why a file failed its gate; that file and its engines are left out then, and the others stay.
+            Without it, one failure ends the export.
         say: takes the lines of talk.
 
     Raises:
@@ -124,11 +88,19 @@ def export(
     if options.input not in ("uint8", "float"):
         raise UnknownName("input", options.input, ["uint8", "float"])
     makers = resolve_formats(formats, options, say)
+    if target.word == "cascade" and any(maker.from_onnx for maker in makers):
+        raise UsageError(
+            "TensorRT builds no engine of a cascade: it cannot compile the conditions between the exits",
+            hint="--format onnx for the cascade, and the branches one by one as engines",
+        )
     folder = output or Path(f"{manifest.entry}-{target}")
     check_output(folder, checkpoint.folder, force)
 
     student, kept, dropped = cut(checkpoint, target)
     images, labels = evidence(checkpoint, data, say)
+    training = training_images(checkpoint, data) if "int8" in options.precisions or target.word == "cascade" else None
+    found = find_exits(checkpoint, student, training, cascade_loss, say) if target.word == "cascade" else None
+    thresholds = found.values if found else None
     options_used = {"batch": list(options.batch.sizes), "input": options.input, "opset": options.opset}
     description = {
         "entry": manifest.entry,
@@ -143,6 +115,7 @@ def export(
         "tensors": {"kept": kept, "dropped": dropped},
         "options": options_used,
         "verified": verify,
+        **({"cascade": asdict(found)} if found else {}),
     }
     metadata = {
         "kdzoo.entry": manifest.entry,
@@ -157,17 +130,19 @@ def export(
         write_json(part / PREPROCESS, manifest.preprocess.to_dict())
         write_bytes(part / LABELS, ("\n".join(manifest.classes) + "\n").encode())
         artifacts: list[Artifact] = []
-        job = Job(student, part, manifest.preprocess, options, metadata)
-        for precision in options.precisions:
-            for maker in makers:
-                say(f"writing {maker.name} {precision}")
-                artifacts += maker.emit(job, precision)
-        write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess)
-        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, verify, say)
+        with tempfile.TemporaryDirectory() as scratch:
+            job = Job(
+                student, part, manifest.preprocess, options, metadata, images.head(PROBED).images, training, gates.max_drop,
+                engines=any(maker.from_onnx for maker in makers), scratch=Path(scratch), thresholds=thresholds,
+            )  # fmt: skip
+            for precision in options.precisions:
+                for maker in makers:
+                    say(f"writing {maker.name} {precision}")
+                    artifacts += maker.emit(job, precision)
+        write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess, artifacts, thresholds)
+        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, verify, say, thresholds)
         if verify:
-            for artifact in artifacts:
-                if artifact.path in measured.artifacts and "parity" in measured.artifacts[artifact.path]:
-                    gates.check(artifact, measured.artifacts[artifact.path], measured.reference_top1)
+            artifacts = passing(part, artifacts, measured, gates, refused)
         metrics = measured.document(manifest, target)
         write_json(part / METRICS, metrics)
         provenance = {
@@ -219,35 +194,12 @@ def cut(checkpoint: Checkpoint, target: Target) -> tuple[Student, list[str], lis
     """The student of a target, with the names of the tensors that it keeps and that it drops."""
     from ..zoo.student import select, split_tensors
 
-    if target.word == "all":
-        raise UsageError("'all' is one package per target", hint="export the targets one by one")
+    if target.word == "all-targets":
+        raise UsageError("all-targets is one package per target", hint="export the targets one by one")
     network = checkpoint.network()
     student = select(network, target)
     kept, dropped = split_tensors(network, student)
     return student, kept, dropped
-
-
-def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[ImageSplit, NDArray[np.int64] | None]:
-    """Real images to compare on: the test split, with its labels, where it is at hand.
-
-    Raises:
-        DataError: the user named data that does not exist or has other classes.
-    """
-    manifest = checkpoint.manifest
-    try:
-        path = find_data(manifest.dataset, data)
-    except DataError:
-        if data is not None:
-            raise
-        samples = checkpoint.samples()
-        say(
-            f"the test images of {manifest.dataset} are not at hand, so accuracy is not measured again; --data names them. "
-            f"Parity is measured on the {len(samples)} images that the checkpoint carries"
-        )
-        return samples, None
-    split = open_split(path, "test", manifest.preprocess)
-    check_classes(split, manifest.classes, path)
-    return split, split.labels
 
 
 def write_student(folder: Path, student: Student, checkpoint: Checkpoint, target: Target) -> None:
@@ -277,12 +229,22 @@ def load_student(package: Package) -> Student:
     return rebuild_student(package.folder / CONFIG, package.folder / WEIGHTS)
 
 
-def write_golden(folder: Path, student: Student, images: NDArray[np.uint8], preprocess: Any) -> None:
-    """Eight raw images and the logits that torch gives for them, so that any consumer can prove its own pipeline."""
+def write_golden(
+    folder: Path,
+    student: Student,
+    images: NDArray[np.uint8],
+    preprocess: Preprocess,
+    artifacts: Sequence[Artifact],
+    thresholds: tuple[float, ...] | None,
+) -> None:
+    """Eight raw images and the logits that torch gives for them, so that any consumer can prove its own pipeline; and the logits of
+    the files themselves where the precision lets them be others."""
     import numpy as np
 
-    from .measure import torch_logits
+    from .outputs import run_file, torch_outputs
 
+    own = {a.path: run_file(folder, a, images, preprocess) for a in artifacts if a.format == "onnx" and a.precision == "int8"}
     (folder / GOLDEN_INPUTS).parent.mkdir()
     np.savez(folder / GOLDEN_INPUTS, image=images)
-    np.savez(folder / GOLDEN_EXPECTED, logits=torch_logits(student, preprocess, images))
+    expected: dict[str, Any] = {**torch_outputs(student, preprocess, images, thresholds), **own}
+    np.savez(folder / GOLDEN_EXPECTED, **expected)

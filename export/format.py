@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,10 +15,16 @@ from ..zoo.registry import Registry
 from .package import Artifact
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from ..zoo.datasets import ImageSplit
     from ..zoo.student import Student
+    from .int8 import Int8
 
 FORMATS: Registry[type[Format]] = Registry("format", "kdzoo.export.formats")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_CAPABILITIES = ("8.6", "12.0")
 
 
@@ -63,6 +70,9 @@ class ExportOptions:
         capabilities: GPU compute capabilities that engines are built for; none given: `DEFAULT_CAPABILITIES` ahead of time, or this
             machine's own GPU.
         opset: of the ONNX; None = the exporter's own choice.
+        calibration, calibration_images: how int8 finds the ranges of activations (`quantize.METHODS`), on how many images.
+        int8_grid: `unsigned` or `signed` activations for onnxruntime; `auto` = what is faster here.
+        sensitivity: measure how much each quantised layer costs, for the manifest.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
@@ -70,17 +80,59 @@ class ExportOptions:
     input: str = "uint8"
     opset: int | None = None
     capabilities: tuple[str, ...] = ()
+    calibration: str = "minmax"
+    calibration_images: int = 500
+    int8_grid: str = "auto"
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One student on its way out. `metadata` goes into the files."""
+    """One student on its way out.
+
+    Attributes:
+        metadata: goes into the files. engines: whether engines are built from them.
+        images: real ones, raw `N H W C`, to look for numbers that a narrow type cannot hold.
+        training: labelled training images for calibration, where they are at hand. max_drop: the gates, by precision.
+        scratch: a folder for what is only needed on the way. thresholds: of a cascade, at which an exit is sure.
+    """
 
     student: Student
     folder: Path
     preprocess: Preprocess
     options: ExportOptions
     metadata: Mapping[str, str]
+    images: NDArray[np.uint8]
+    training: ImageSplit | None
+    max_drop: Mapping[str, float]
+    engines: bool
+    scratch: Path
+    thresholds: tuple[float, ...] | None = None
+
+    @cached_property
+    def graph(self) -> ir.Model:
+        """The traced graph, made once for all precisions."""
+        from .onnx_graph import trace_onnx
+
+        preprocess, options = self.preprocess, self.options
+        return trace_onnx(
+            self.student, mean=preprocess.mean, std=preprocess.std, height=preprocess.height, width=preprocess.width,
+            batch=options.batch.sizes, input=options.input, opset=options.opset,  # type: ignore[arg-type]  # checked before
+        )  # fmt: skip
+
+    @cached_property
+    def float32(self) -> Path:
+        """The float32 file in the scratch folder, from which narrower ones are derived."""
+        from .onnx_graph import write_onnx
+
+        return write_onnx(self.graph, self.scratch / "float32.onnx", metadata=self.metadata).path
+
+    @cached_property
+    def int8(self) -> Int8:
+        """The one calibration of all eight-bit files."""
+        from .int8 import Int8
+
+        return Int8(self, self.float32)
 
 
 class Format(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from ..zoo.manifest import Manifest, host_description
 from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
 from .benchmark import measure_latency
+from .cascade import EXIT
 from .format import ExportOptions
+from .outputs import as_input, onnx_outputs, torch_outputs
 from .package import SCHEMA_VERSION, Artifact
-from .parity import compare, in_batches, measure_accuracy, run_over, tolerance
+from .parity import compare, measure_accuracy, tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
 
     from ..zoo.datasets import ImageSplit
     from ..zoo.student import Student
+    from .outputs import Prepare
     from .parity import Runner
 
-    Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]  # raw images to what the graph takes
-
 Say = Callable[[str], None]
+DIFFERENT = 256  # images that latency is measured over
 
 
 @dataclass
@@ -61,21 +64,6 @@ class Measurement:
         }
 
 
-def torch_logits(
-    student: Student, preprocess: Preprocess, images: NDArray[np.uint8] | ImageSplit, batch: int = 500
-) -> NDArray[np.float32]:
-    """Logits `N K` of raw images `N H W C` by torch in float32: the reference of all parity."""
-    import numpy as np
-    import torch
-
-    from .deployed import Deployed
-
-    deployed = Deployed(student, mean=preprocess.mean, std=preprocess.std, input="uint8").eval()
-    with torch.inference_mode():
-        parts = [deployed(torch.from_numpy(chunk)).numpy() for chunk in in_batches(images, batch)]
-    return np.concatenate(parts)
-
-
 def check_classes(split: ImageSplit, classes: Sequence[str], path: Path) -> None:
     """Raises `DataError` where the images at `path` have other classes than the network."""
     if split.classes != tuple(classes):
@@ -84,24 +72,6 @@ def check_classes(split: ImageSplit, classes: Sequence[str], path: Path) -> None
             f"the network {len(classes)} ({', '.join(classes[:3])}, ...)",
             hint="give the data set that it was trained on; an .npz names its classes in the array 'classes'",
         )
-
-
-def as_input(images: NDArray[np.uint8], preprocess: Preprocess, kind: str) -> NDArray[Any]:
-    """Raw images as the graph takes them: unchanged, or normalised float32 `N C H W`."""
-    import numpy as np
-
-    if kind == "uint8":
-        return images
-    mean, std = np.asarray(preprocess.mean, np.float32), np.asarray(preprocess.std, np.float32)
-    return np.ascontiguousarray(((images.astype(np.float32) / 255.0 - mean) / std).transpose(0, 3, 1, 2))
-
-
-def onnx_logits(
-    runner: Runner, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, prepare: Prepare
-) -> NDArray[np.float32]:
-    """Logits `N K` of raw images `N H W C` by a file, in batches of its largest size."""
-    smallest, _, largest = artifact.batch
-    return run_over(runner, map(prepare, in_batches(images, largest)), largest, fixed=smallest == largest)
 
 
 def measure_package(
@@ -114,6 +84,7 @@ def measure_package(
     options: ExportOptions,
     verify: bool,
     say: Say,
+    thresholds: Sequence[float] | None = None,
 ) -> Measurement:
     """Measure every artifact in `folder` on all `images`, and its accuracy where `labels` are given. With `verify` false only sizes
     and counts are noted.
@@ -128,27 +99,43 @@ def measure_package(
         measured.artifacts = {a.path: {"not_run": "--no-verify"} for a in artifacts}
         return measured
     say(f"running torch on {len(images)} images")
-    reference = torch_logits(student, preprocess, images)
+    reference = torch_outputs(student, preprocess, images, thresholds)
     if labels is not None:
-        measured.reference = {**asdict(measure_accuracy(reference, labels)), "split": "test"}
+        measured.reference = {**asdict(measure_accuracy(reference["logits"], labels)), "split": "test"}
     prepare = partial(as_input, preprocess=preprocess, kind=options.input)
     for artifact in artifacts:
-        if artifact.format != "onnx":
-            measured.artifacts[artifact.path] = {"not_run": why_not_run(folder, artifact)}
+        if reason := why_not_run(folder, artifact):
+            measured.artifacts[artifact.path] = {"not_run": reason}
             continue
         say(f"measuring {artifact.path} on {len(images)} images")
         measured.artifacts[artifact.path] = measure_onnx(folder / artifact.path, artifact, images, labels, prepare, reference)
+    mark_dominated(measured.artifacts)
     return measured
 
 
+def mark_dominated(measured: dict[str, dict[str, Any]]) -> None:
+    """Note in `dominated_by` which file is at least as accurate and at least as fast in the smallest batch, and better in one."""
+    figures = {
+        path: (result["accuracy"]["top1"], -result["latency"][0]["p50_ms"])
+        for path, result in measured.items()
+        if "accuracy" in result and "latency" in result
+    }
+    for path, (top1, speed) in figures.items():
+        better = [p for p, (a, s) in figures.items() if a >= top1 and s >= speed and (a, s) != (top1, speed)]
+        if better:
+            measured[path]["dominated_by"] = max(better, key=lambda p: figures[p])
+
+
 def why_not_run(folder: Path, artifact: Artifact) -> str:
-    """Why an engine is built here and not run.
+    """Why a file is made here and not run; "" where it is run.
 
     Raises:
-        IntegrityError: it is not the engine that its sidecar describes.
+        IntegrityError: an engine is not the one that its sidecar describes.
     """
     from .engine_sidecar import preflight
 
+    if artifact.format == "onnx":
+        return "made for TensorRT, not run: onnxruntime does not compute in bfloat16 here" if artifact.precision == "bf16" else ""
     try:
         preflight(folder / artifact.details["sidecar"], folder / artifact.path)
     except EnvironmentProblem as problem:
@@ -162,29 +149,60 @@ def measure_onnx(
     images: ImageSplit,
     labels: NDArray[np.int64] | None,
     prepare: Prepare,
-    reference: NDArray[np.float32],
+    reference: dict[str, NDArray[Any]],
 ) -> dict[str, Any]:
-    """Check, parse and run one ONNX file: parity, accuracy, the batch range, latency."""
+    """Check, parse and run one ONNX file: parity, accuracy, the batch range, latency; every output; where images leave."""
     from .engine_sidecar import installed_version
-    from .onnx_graph import OnnxRunner, check_onnx
+    from .onnx_file import OnnxRunner, check_onnx
     from .tensorrt_build import parse_check
 
     check_onnx(path)
+    for_engine = artifact.runtime != "onnxruntime"
     result: dict[str, Any] = {"checker": "onnx full check, onnxruntime load"}
-    if installed_version("tensorrt_rtx") is not None:
+    takes_uint8 = artifact.precision == "int8" and not for_engine  # TensorRT takes signed activations only
+    if installed_version("tensorrt_rtx") is not None and not takes_uint8:
         parse_check(path)
         result["checker"] += ", TensorRT-RTX parse"
     runner = OnnxRunner(path)
-    logits = onnx_logits(runner, artifact, images, prepare)
-    result["parity"] = asdict(compare(logits, reference))
+    outputs = onnx_outputs(runner, artifact, images, prepare)
+    logits = outputs["logits"]
+    if EXIT in outputs:  # a confidence at its threshold may fall to either side
+        same = outputs[EXIT] == reference[EXIT]
+        result["parity"] = asdict(compare(logits[same], reference["logits"][same]))
+        result["exits"] = describe_exits(runner, images, prepare, outputs[EXIT], float(same.mean()))
+    else:
+        result["parity"] = asdict(compare(logits, reference["logits"]))
     if labels is not None:
         result["accuracy"] = {**asdict(measure_accuracy(logits, labels)), "split": "test"}
-    sizes, inputs = list(dict.fromkeys(artifact.batch)), prepare(images.head(artifact.batch[2]).images)
+    for name in (name for name in outputs if name not in ("logits", EXIT)):
+        own = {"parity": asdict(compare(outputs[name], reference[name]))}
+        if labels is not None:
+            own["accuracy"] = {**asdict(measure_accuracy(outputs[name], labels)), "split": "test"}
+        result.setdefault("outputs", {})[name] = own
+    sizes, inputs = list(dict.fromkeys(artifact.batch)), prepare(images.head(max(artifact.batch[2], DIFFERENT)).images)
     exercise_batches(runner, inputs, logits, sizes, artifact)
     result["batches_exercised"] = sizes
-    result["latency"] = [asdict(latency(runner, inputs, size)) for size in sizes]
+    if not for_engine:
+        result["latency"] = [asdict(latency(runner, inputs, size)) for size in sizes]
     result["bytes"] = artifact.bytes
     return result
+
+
+def describe_exits(
+    runner: Runner, images: ImageSplit, prepare: Prepare, exits_N: NDArray[np.int64], agreement: float
+) -> dict[str, Any]:
+    """Where images leave a cascade, and what one image takes that leaves there: proof that the rest is not computed.
+
+    `agreement` is the share of images that leave where they do in torch.
+    """
+    import numpy as np
+
+    used = [int(number) for number in np.unique(exits_N)]
+    first = {number: images.take(np.flatnonzero(exits_N == number)[:1]).head(1).images for number in used}
+    chosen = {number: prepare(image) for number, image in first.items()}
+    times = {number: measure_latency(lambda x=x: runner(x), 1).p50_ms for number, x in chosen.items()}  # type: ignore[misc]
+    shares = {str(number): round(float((exits_N == number).mean()), 6) for number in used}
+    return {"shares": shares, "p50_ms": {str(n): t for n, t in times.items()}, "agreement": agreement}
 
 
 def exercise_batches(
@@ -202,8 +220,9 @@ def exercise_batches(
 
 
 def latency(runner: Runner, inputs: NDArray[Any], size: int) -> Any:
-    """Latency of one batch size on real images."""
+    """Latency of one batch size on real images, other ones in every call."""
     import numpy as np
 
-    chunk = np.ascontiguousarray(inputs[np.arange(size) % len(inputs)])
-    return measure_latency(lambda: runner(chunk), size)
+    count = max(1, min(len(inputs), DIFFERENT) // size)
+    chunks = cycle([np.ascontiguousarray(inputs[np.arange(k * size, (k + 1) * size) % len(inputs)]) for k in range(count)])
+    return measure_latency(lambda: runner(next(chunks)), size)

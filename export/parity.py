@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..zoo.datasets import EncodedImages, ImageSplit, LabelledImages
 
-# The largest |logit difference| from torch that an export may have, and that `verify` allows on the golden images.
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.5}  # for logits up to `USUAL_LOGIT`; rounding grows with them
+# The largest |logit difference| from torch that an export may have, and that a file may have from itself in other batches and on
+# other machines; for logits up to `USUAL_LOGIT`, as rounding grows with them. Eight bits are judged by accuracy and agreement.
+EXACT = ("fp32", "fp16")
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.5, "int8": 0.5}
 USUAL_LOGIT = 32.0
 
 if TYPE_CHECKING:
@@ -84,12 +86,19 @@ def in_batches(images: NDArray[np.uint8] | ImageSplit, batch: int) -> Iterator[N
 
 def run_over(runner: Runner, inputs: Iterable[NDArray[Any]], batch: int, *, fixed: bool = False) -> NDArray[np.float32]:
     """Logits `N K` of inputs that come `batch` at a time; a graph of `fixed` batch gets its last batch filled up with zeros."""
+    return run_outputs(lambda chunk: {"logits": runner(chunk)}, inputs, batch, fixed=fixed)["logits"]
+
+
+def run_outputs(
+    runner: Callable[[NDArray[Any]], dict[str, NDArray[Any]]], inputs: Iterable[NDArray[Any]], batch: int, *, fixed: bool = False
+) -> dict[str, NDArray[Any]]:
+    """As `run_over`, for every output by its name."""
     import numpy as np
 
-    parts = []
+    parts: list[dict[str, NDArray[Any]]] = []
     for chunk in inputs:
         size = len(chunk)
         if fixed and size < batch:
             chunk = np.concatenate([chunk, np.zeros((batch - size, *chunk.shape[1:]), chunk.dtype)])
-        parts.append(runner(chunk)[:size])
-    return np.concatenate(parts)
+        parts.append({name: values[:size] for name, values in runner(chunk).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

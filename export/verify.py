@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, GateFailed
 from ..zoo.datasets import find_data, open_split
-from .measure import as_input, check_classes, onnx_logits, why_not_run
-from .onnx_graph import OnnxRunner, check_onnx
+from .measure import check_classes, why_not_run
+from .onnx_file import check_onnx
+from .outputs import run_file
 from .package import Artifact, Package
 from .parity import compare, measure_accuracy, tolerance
 
@@ -24,7 +24,6 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
         GateFailed: an ONNX file does not give the golden logits, or not the accuracy that the package states.
     """
     num_files, here = package.verify_files(), package.artifacts
-    images, expected = package.golden()
     try:
         path = find_data(package.document["dataset"], data)
     except DataError:
@@ -34,19 +33,18 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
     else:
         split = open_split(path, "test", package.preprocess)
         check_classes(split, package.labels, path)
-    prepare = partial(as_input, preprocess=package.preprocess, kind=package.document["options"]["input"])
     found: dict[str, Any] = {}
     for artifact in package.described:
         if artifact not in here:
             found[artifact.path] = {"checksum": "-", "not_run": "not here: it was not pulled"}
             continue
-        if artifact.format != "onnx":
-            found[artifact.path] = {"checksum": "ok", "not_run": why_not_run(package.folder, artifact)}
+        if reason := why_not_run(package.folder, artifact):
+            found[artifact.path] = {"checksum": "ok", "not_run": reason}
             continue
         file = package.folder / artifact.path
         check_onnx(file)
-        runner = OnnxRunner(file)
-        parity = compare(onnx_logits(runner, artifact, images, prepare), expected)
+        images, expected = package.golden(artifact)
+        parity = compare(run_file(package.folder, artifact, images, package.preprocess), expected)
         if parity.max_abs_diff is None or parity.max_abs_diff > tolerance(artifact.precision, parity.largest_logit):
             raise GateFailed(
                 f"{file} does not give the golden logits: the largest difference is {parity.max_abs_diff}",
@@ -54,7 +52,7 @@ def verify_package(package: Package, data: Path | None = None) -> dict[str, Any]
             )
         result: dict[str, Any] = {"checksum": "ok", "golden": asdict(parity)}
         if split is not None:
-            logits = onnx_logits(runner, artifact, split, prepare)
+            logits = run_file(package.folder, artifact, split, package.preprocess)
             result["accuracy"] = {**asdict(measure_accuracy(logits, split.labels)), "split": "test"}
             check_stated(package, artifact, result["accuracy"])
         found[artifact.path] = result

@@ -38,7 +38,7 @@ def test_the_newest_run_is_preferred_and_said(call: Call, tmp_path: Path) -> Non
 
 
 def test_all_stands_for_every_target_beside_others_and_each_is_taken_once() -> None:
-    expanded = expand(["1+2", "all", "2"], lambda: ("target", "1", "2"))
+    expanded = expand(["1+2", "all-targets", "2"], lambda: ("target", "1", "2"))
     assert list(map(str, expanded)) == ["1+2", "target", "1", "2"]
     with pytest.raises(UnknownName):
         expand(["al"], lambda: ())

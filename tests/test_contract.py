@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.export.engine_sidecar import read_header
-from kdzoo.export.onnx_graph import OnnxRunner, check_onnx, export_onnx
+from kdzoo.export.onnx_file import OnnxRunner, check_onnx
+from kdzoo.export.onnx_graph import export_onnx
 from kdzoo.export.parity import compare, tolerance
 from kdzoo.export.tensorrt_build import EngineRequest, build_engine
 from kdzoo.tests.small_engines import needs_rtx

@@ -55,7 +55,7 @@ def test_an_example_is_about_thirty_lines(example: str) -> None:
 
 def test_a_new_backbone_and_a_new_method_train_prune_and_export(contributed: None, tmp_path: Path) -> None:
     from kdzoo.export.exporter import export
-    from kdzoo.export.onnx_graph import OnnxRunner
+    from kdzoo.export.onnx_file import OnnxRunner
 
     assert "tiny" in BACKBONES.names()
     assert "mutual" in METHODS.names()

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdzoo.export import measure
 from kdzoo.export.exporter import export, load_student
 from kdzoo.export.format import Batch, ExportOptions
-from kdzoo.export.onnx_graph import OnnxRunner, export_onnx
+from kdzoo.export.onnx_file import OnnxRunner
+from kdzoo.export.onnx_graph import export_onnx
+from kdzoo.export.outputs import torch_logits
 from kdzoo.export.package import Package
 from kdzoo.export.verify import verify_package
 from kdzoo.tests.small_packages import expected_logits, normalised
@@ -58,7 +59,7 @@ def test_the_student_rebuilt_from_config_gives_the_golden_logits_bit_for_bit(
     package = package_of(target)
     images, logits = package.golden()
     assert images.shape == (8, 32, 32, 3) and images.dtype == np.uint8
-    assert np.array_equal(measure.torch_logits(load_student(package), package.preprocess, images), logits)
+    assert np.array_equal(torch_logits(load_student(package), package.preprocess, images), logits)
 
 
 @pytest.mark.parametrize("target", ["fused", "1+3"])
@@ -67,7 +68,7 @@ def test_a_student_of_dbfskd_exports_as_the_whole_network_computes_it(
 ) -> None:
     network, wanted = make_network("dbfskd"), Target.parse(target)
     student = select(network, wanted)
-    assert set(student.outputs) == set(logit_nodes(network, wanted))
+    assert set(student.outputs) == set(logit_nodes(network, wanted).values())
     path = tmp_path / "model.onnx"
     export_onnx(student, path, mean=preprocess.mean, std=preprocess.std, height=32, width=32)
     expected = expected_logits(network, target, toys.images, preprocess)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import EnvironmentProblem, GateFailed, KdzooError, OutputError, UnknownName, UsageError
-from kdzoo.export.exporter import Gates, check_output, export
+from kdzoo.export.exporter import check_output, export
 from kdzoo.export.format import ExportOptions
 from kdzoo.export.formats import onnx as onnx_format
-from kdzoo.export.onnx_graph import describe_onnx
+from kdzoo.export.gates import Gates
+from kdzoo.export.onnx_file import describe_onnx
 from kdzoo.export.package import Package
 from kdzoo.tests.small_packages import LAYOUT, files_of
 from kdzoo.zoo.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def canned(package_of: Callable[[str], Package], monkeypatch: pytest.MonkeyPatch
 
     def use(target: str) -> None:
         source = package_of(target).folder / "model.fp32.onnx"
-        monkeypatch.setattr(onnx_format, "export_onnx", lambda student, path, **_: describe_onnx(shutil.copyfile(source, path)))
+        monkeypatch.setattr(onnx_format, "write_onnx", lambda graph, path, *_, **__: describe_onnx(shutil.copyfile(source, path)))
 
     return use
 
@@ -120,7 +121,7 @@ def test_force_does_not_replace_what_the_user_stands_in_nor_the_checkpoint(
     ("target", "options", "error"),
     [
         ("3", ExportOptions(), UnknownName),
-        ("all", ExportOptions(), UsageError),
+        ("all-targets", ExportOptions(), UsageError),
         ("1", ExportOptions(precisions=("int4",)), UnknownName),
         ("1", ExportOptions(input="bgr"), UnknownName),
         ("1", ExportOptions(opset=3), UsageError),

@@ -16,7 +16,7 @@ import pytest
 
 from kdzoo.export import tensorrt_build
 from kdzoo.export.card import package_card
-from kdzoo.export.onnx_graph import OnnxRunner
+from kdzoo.export.onnx_file import OnnxRunner
 from kdzoo.export.package import Package
 from kdzoo.tests.small_engines import HAS_RTX, needs_rtx
 from kdzoo.tests.small_packages import CLASSES, LAYOUT, files_of

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdzoo.export import exporter, verify
+from kdzoo.export import evidence, exporter, measure, verify
 from kdzoo.export.format import Batch, ExportOptions
-from kdzoo.export.measure import measure_package, torch_logits
+from kdzoo.export.measure import measure_package
+from kdzoo.export.outputs import torch_logits
 from kdzoo.tests.small_packages import save_toy_checkpoint
 from kdzoo.zoo.datasets import EncodedImages, LabelledImages, open_split, read_split
 from kdzoo.zoo.preprocess import Preprocess
@@ -39,8 +40,10 @@ def test_a_streamed_split_gives_the_figures_of_one_in_memory_and_is_never_decode
         return decode(self, workers)
 
     monkeypatch.setattr(EncodedImages, "decode", decode_few)
-    for module in (exporter, verify):
+    for module in (evidence, verify):
         monkeypatch.setattr(module, "open_split", partial(open_split, lazy=True))
+    for module, name in ((exporter, "PROBED"), (measure, "DIFFERENT")):
+        monkeypatch.setattr(module, name, exporter.NUM_GOLDEN)
     options = ExportOptions(input="float", batch=Batch.parse("6"))
     package = exporter.export(checkpoint, Target.parse("1"), options=options, output=tmp_path / "package", data=tmp_path / "data")
     student, found = exporter.load_student(package), package.metrics

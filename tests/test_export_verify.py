@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from kdzoo.errors import DataError, GateFailed, IntegrityError
 from kdzoo.export.exporter import export, load_student
-from kdzoo.export.onnx_graph import OnnxRunner, seal_onnx
+from kdzoo.export.onnx_file import OnnxRunner, seal_onnx
 from kdzoo.export.package import Package
 from kdzoo.export.verify import verify_package
 from kdzoo.tests.small_packages import CLASSES, LAYOUT

@@ -17,7 +17,8 @@ from torch import nn
 
 from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError, OutputError, UsageError
 from kdzoo.export.deployed import Deployed
-from kdzoo.export.onnx_graph import OnnxRunner, check_onnx, describe_onnx, export_onnx, seal_onnx
+from kdzoo.export.onnx_file import OnnxRunner, check_onnx, describe_onnx, seal_onnx
+from kdzoo.export.onnx_graph import export_onnx
 from kdzoo.tests import small_students
 from kdzoo.tests.small_students import (
     MEAN,

@@ -128,7 +128,7 @@ def test_selecting_leaves_the_network_alone(method: str, make_network: MakeNetwo
         ("dbfskd", "1+6", {"1", "2", "3", "4", "target", "ensemble", "fused"}),
         ("baseline", "2", {"1", "target", "ensemble"}),
         ("baseline", "fused", {"1", "target", "ensemble"}),
-        ("ahbf", "all", {"1", "2", "3", "4", "target", "ensemble", "fused"}),
+        ("ahbf", "all-targets", {"1", "2", "3", "4", "target", "ensemble", "fused"}),
     ],
 )
 def test_an_unknown_branch_is_refused_with_the_known_ones(

@@ -20,6 +20,8 @@ FOUR = {"num_branches": 4, "target_branch": 2, "fused": True}
         ("4+1+2", "1+2+4", (1, 2, 4)),
         ("ensemble", "ensemble", (1, 2, 3, 4)),
         ("fused", "fused", ()),
+        ("all", "all", (1, 2, 3, 4)),
+        ("cascade", "cascade", (1, 2)),
         (" Ensemble ", "ensemble", (1, 2, 3, 4)),
         (" 3\n", "3", (3,)),
     ],
@@ -30,11 +32,13 @@ def test_a_target_is_parsed_and_printed(text: str, canonical: str, numbers: tupl
     assert target.numbers(**FOUR) == numbers
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "01", "1+", "+1", "1++2", "1 + 2", "1,2", "1.5", "branch1", "None", "cascade"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "01", "1+", "+1", "1++2", "1 + 2", "1,2", "1.5", "branch1", "None", "cascades"])
 def test_anything_else_is_refused_with_the_known_words(text: str) -> None:
     with pytest.raises(UnknownName) as caught:
         Target.parse(text)
-    assert caught.value.kind == "target" and {"target", "fused", "ensemble", "all", "1", "1+2+3"} <= set(caught.value.known)
+    assert caught.value.kind == "target" and {"target", "fused", "ensemble", "cascade", "all", "all-targets", "1", "1+2+3"} <= set(
+        caught.value.known
+    )
 
 
 @pytest.mark.parametrize(("text", "suggestion"), [("fuse", "fused"), ("ensembel", "ensemble"), ("traget", "target"), ("xyz", None)])
@@ -49,9 +53,18 @@ def test_a_branch_named_twice_is_refused() -> None:
         Target.parse("2+1+2")
 
 
-@pytest.mark.parametrize("text", ["5", "1+5", "fused", "all"])
+@pytest.mark.parametrize("text", ["5", "1+5", "fused", "all-targets"])
 def test_what_a_network_does_not_have_is_refused_with_what_it_has(text: str) -> None:
     with pytest.raises(UnknownName) as caught:
         Target.parse(text).numbers(num_branches=4, target_branch=1, fused=False)
-    assert caught.value.known == ("1", "2", "3", "4", "all", "ensemble", "target")
-    assert bool(caught.value.hint) == (text == "all"), "'all' is expanded by who selects"
+    assert caught.value.known == ("1", "2", "3", "4", "all", "cascade", "ensemble", "target")
+    assert bool(caught.value.hint) == (text == "all-targets"), "it is expanded by who selects"
+
+
+def test_a_cascade_ends_at_the_target_or_goes_through_all_branches() -> None:
+    cascade = Target.parse("cascade")
+    assert cascade.numbers(num_branches=5, target_branch=4, fused=True) == (1, 2, 3, 4)
+    assert cascade.numbers(num_branches=3, target_branch=1, fused=False) == (1, 2, 3)
+    with pytest.raises(UnknownName) as caught:
+        cascade.numbers(num_branches=1, target_branch=1, fused=False)
+    assert "several branches" in caught.value.hint

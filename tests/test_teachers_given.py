@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from kdzoo.errors import IntegrityError, UsageError
+from kdzoo.export import onnx_graph
 from kdzoo.export.exporter import export
 from kdzoo.export.formats import onnx as onnx_format
-from kdzoo.export.onnx_graph import OnnxInfo
+from kdzoo.export.onnx_file import OnnxInfo
 from kdzoo.tests.small_runs import SignalAt, exit_code_of, train, write_colours
 from kdzoo.tests.small_teachers import COLOURS, save_teacher, taught, written
 from kdzoo.train import run_folder
@@ -46,12 +47,13 @@ def make_checkpoint(npz: Path, tmp_path: Path) -> MakeCheckpoint:
 def make_package(make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`make(target, **of_the_checkpoint)`: the folder of its package, whose ONNX file is none."""
 
-    def nothing(student: object, path: Path, **_: object) -> Any:
+    def nothing(graph: object, path: Path, *_: object, **__: object) -> Any:
         path.write_bytes(b"none")
         batch = ("N", 16, 16, 3)
         return OnnxInfo(path, 20, 10, 1, (("image", "uint8", batch),), (("logits", "float32", ("N", 8)),), 4, "", "")
 
-    monkeypatch.setattr(onnx_format, "export_onnx", nothing)
+    monkeypatch.setattr(onnx_graph, "trace_onnx", lambda student, **_: None)
+    monkeypatch.setattr(onnx_format, "write_onnx", nothing)
 
     def make(target: str, **of_the_checkpoint: Any) -> Path:
         checkpoint = make_checkpoint(**of_the_checkpoint)

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .files import read_json
 from .network import Graph, MultiBranch, Outputs, mean_logits
-from .target import Target
+from .target import SEVERAL, Target
 
 
 class Student(Graph):
@@ -33,6 +34,10 @@ class Student(Graph):
         """The logits, given the value of every node."""
         return mean_logits([values[name] for name in self.outputs])
 
+    def output_names(self) -> tuple[str, ...]:
+        """What an exported graph calls its outputs."""
+        return ("logits",)
+
     def drop_counters(self) -> None:
         """Forget how many batches BatchNorm has seen; only training reads it."""
         for module in self.modules():
@@ -40,13 +45,33 @@ class Student(Graph):
                 module.num_batches_tracked = None
 
 
-def logit_nodes(network: MultiBranch, target: Target) -> tuple[str, ...]:
-    """Nodes of `network` whose mean is the output of `target`."""
+class Several(Student):
+    """A student that gives the logits of several branches, one by one.
+
+    Attributes:
+        words: the target of every output: `1`, `2`, .. and `fused`. main: which of them is the answer, and is called `logits`.
+    """
+
+    def __init__(self, outputs: tuple[str, ...], words: tuple[str, ...], main: str) -> None:
+        super().__init__(outputs)
+        self.words, self.main = words, main
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Normalised images `B 3 H W` -> logits `B K` of every output."""
+        values = self.evaluate(image)
+        return tuple(values[name] for name in self.outputs)
+
+    def output_names(self) -> tuple[str, ...]:
+        return tuple("logits" if word == self.main else f"logits_{word}" for word in self.words)
+
+
+def logit_nodes(network: MultiBranch, target: Target) -> dict[str, str]:
+    """Nodes of `network` whose mean is the output of `target`, or that it gives one by one, by the target of each."""
     numbers = target.numbers(len(network.branches), network.target_branch, network.fused is not None)
-    if not numbers:
-        assert network.fused is not None
-        return (network.fused,)
-    return tuple(network.branches[n - 1].logits for n in numbers)
+    nodes = {str(n): network.branches[n - 1].logits for n in numbers}
+    if network.fused is not None and (not numbers or target.word == "all"):
+        nodes["fused"] = network.fused
+    return nodes
 
 
 def select(network: MultiBranch, target: Target) -> Student:
@@ -58,8 +83,12 @@ def select(network: MultiBranch, target: Target) -> Student:
     Raises:
         UnknownName: the network has no such target.
     """
-    outputs = logit_nodes(network, target)
+    nodes = logit_nodes(network, target)
+    outputs = tuple(nodes.values())
     student = Student(outputs)
+    if target.word in SEVERAL:
+        main = str(network.target_branch) if target.word == "all" else list(nodes)[-1]
+        student = Several(outputs, tuple(nodes), main)
     for name in network.needed(outputs):
         module = network.calls[name]
         if module not in student:
@@ -89,7 +118,13 @@ def rebuild_student(config: Path, weights: Path) -> Student:
 
 
 def target_logits(outputs: Outputs, target: Target, target_branch: int) -> Float[Tensor, "B K"]:
-    """Logits of `target` out of the outputs of the whole network, by the same arithmetic as the student's."""
+    """Logits of `target` out of the outputs of the whole network, by the same arithmetic as the student's.
+
+    Raises:
+        UsageError: a target that has no logits of its own but those of several others.
+    """
+    if target.word in SEVERAL:
+        raise UsageError(f"'{target}' is measured as the file that it is exported to", hint=f"kdzoo export --branch {target}")
     numbers = target.numbers(len(outputs.logits), target_branch, outputs.fused is not None)
     if not numbers:
         assert outputs.fused is not None

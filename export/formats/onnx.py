@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
 from ..format import FORMATS, ExportOptions, Format, Job
-from ..onnx_graph import OPSETS, export_onnx
+from ..onnx_file import OnnxInfo, describe_onnx
+from ..onnx_graph import OPSETS, write_onnx
 from ..package import Artifact
 from ..tensor_spec import TensorSpec
 
 
-def onnx_name(precision: str) -> str:
-    """The file of one precision in a package."""
-    return f"model.{precision}.onnx"
+def onnx_name(precision: str, *, for_engine: bool = False) -> str:
+    """The file of one precision in a package. TensorRT takes signed eight-bit activations only, in a file of their own."""
+    return f"model.{precision}{'.trt' if for_engine and precision == 'int8' else ''}.onnx"
 
 
 @FORMATS.register("onnx")
@@ -27,36 +30,62 @@ class Onnx(Format):
             raise UsageError(f"cannot write ONNX opset {options.opset}", known=[str(version) for version in OPSETS])
 
     def emit(self, job: Job, precision: str) -> list[Artifact]:
-        from importlib.metadata import version
-
-        options, preprocess = job.options, job.preprocess
         path = job.folder / onnx_name(precision)
-        info = export_onnx(
-            job.student,
-            path,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            height=preprocess.height,
-            width=preprocess.width,
-            batch=options.batch.sizes,
-            input=options.input,  # type: ignore[arg-type]  # checked by ExportOptions
-            precision=precision,  # type: ignore[arg-type]
-            opset=options.opset,
-            metadata=job.metadata,
-        )
-        details: dict[str, Any] = {k: v for k, v in asdict(info).items() if k in ("opset", "ir_version", "nodes", "producer")}
-        return [
-            Artifact(
-                path=path.name,
-                format=self.name,
-                precision=precision,
-                sha256=info.sha256,
-                bytes=info.bytes,
-                input=TensorSpec(*info.inputs[0]),
-                output=TensorSpec(*info.outputs[0]),
-                batch=options.batch.sizes,
-                runtime="onnxruntime",
-                runtime_version=version("onnxruntime"),
-                details=details,
-            )
-        ]
+        if precision == "int8":
+            return self._emit_int8(job, path)
+        keep: tuple[str, ...] = ()
+        if precision != "fp32":
+            keep = overflowing(job, precision)
+        info = write_onnx(job.graph, path, precision, metadata=job.metadata, keep_float=keep)  # type: ignore[arg-type]
+        return [_artifact(finish(job, info), precision, job, "onnxruntime", {"kept_float32": list(keep)} if keep else {})]
+
+    def _emit_int8(self, job: Job, path: Path) -> list[Artifact]:
+        """For onnxruntime and, where engines are built, for TensorRT: two files of one calibration."""
+        grid, found = job.int8.fastest()
+        if job.options.int8_grid != "auto":
+            grid = job.options.int8_grid  # type: ignore[assignment]
+        details = {**job.int8.write(path, grid), "grid_ms": found}
+        artifacts = [_artifact(finish(job, describe_onnx(path)), "int8", job, "onnxruntime", details)]
+        if job.engines:
+            path = job.folder / onnx_name("int8", for_engine=True)
+            details = job.int8.write(path, "signed")
+            artifacts.append(_artifact(describe_onnx(path), "int8", job, "tensorrt", details))
+        return artifacts
+
+
+def finish(job: Job, info: OnnxInfo) -> OnnxInfo:
+    """The graph of a cascade is nested when everything else is done."""
+    from ..cascade import nest_file
+
+    if job.thresholds is None:
+        return info
+    nest_file(info.path, job.thresholds)
+    return describe_onnx(info.path)
+
+
+def overflowing(job: Job, precision: str) -> tuple[str, ...]:
+    """Nodes whose results on real images come too near to the largest number of `precision`."""
+    from ..half import too_large
+    from ..outputs import as_input
+    from ..quantize import calibrate
+
+    inputs = as_input(job.images, job.preprocess, job.options.input)
+    ranges = calibrate(job.float32, inputs, everything=True)
+    return too_large(ranges, job.graph.graph, precision)  # type: ignore[arg-type]
+
+
+def _artifact(info: OnnxInfo, precision: str, job: Job, runtime: str, further: dict[str, Any]) -> Artifact:
+    known: dict[str, Any] = {k: v for k, v in asdict(info).items() if k in ("opset", "ir_version", "nodes", "producer")}
+    return Artifact(
+        path=info.path.name,
+        format="onnx",
+        precision=precision,
+        sha256=info.sha256,
+        bytes=info.bytes,
+        input=TensorSpec(*info.inputs[0]),
+        output=TensorSpec(*next(out for out in info.outputs if out[0] == "logits")),
+        batch=job.options.batch.sizes,
+        runtime=runtime,
+        runtime_version=version("onnxruntime") if runtime == "onnxruntime" else "",
+        details={**known, **further, **({"outputs": [out[0] for out in info.outputs]} if len(info.outputs) > 1 else {})},
+    )

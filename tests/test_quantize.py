@@ -1,0 +1,132 @@
+"""Eight-bit and sixteen-bit graphs: what is quantised, on which grid, and how near it stays to float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdzoo.errors import GateFailed, UnknownName
+from kdzoo.export.half import too_large
+from kdzoo.export.onnx_file import OnnxRunner, check_onnx, load_ir
+from kdzoo.export.onnx_graph import export_onnx, trace_onnx, write_onnx
+from kdzoo.export.quantize import METHODS, calibrate, quantise
+from kdzoo.tests.small_students import SIZE, Ensemble, Fused, Plain, raw_images, seeded
+
+STUDENTS = {"plain": Plain, "ensemble": Ensemble, "fused": Fused}
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def float32(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(seeded(STUDENTS[request.param]), tmp_path_factory.mktemp("int8") / "m.onnx", **SIZE).path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(seeded(Plain), tmp_path_factory.mktemp("plain") / "m.onnx", **SIZE).path
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_grids_give_nearly_the_logits_of_float32(float32: Path, method: str, tmp_path: Path) -> None:
+    images = raw_images(64)
+    ranges = calibrate(float32, images, method)
+    expected, found = OnnxRunner(float32)(images), {}
+    for grid in ("unsigned", "signed"):
+        made = quantise(float32, ranges, grid)  # type: ignore[arg-type]
+        path = write(tmp_path / f"{grid}.onnx", made.data)
+        check_onnx(path)
+        assert made.layers
+        found[grid] = OnnxRunner(path)(images)
+        assert np.abs(found[grid] - expected).mean() < 0.1 * expected.std()
+    if method == "minmax":  # nothing is cut off, so the grids are the same numbers
+        assert np.abs(found["unsigned"] - found["signed"]).max() < 0.02 * np.abs(expected).max()
+
+
+def test_the_file_says_how_each_activation_is_stored(plain: Path) -> None:
+    ranges = calibrate(plain, raw_images(16))
+    for grid, kinds in (("unsigned", {TensorProto.UINT8}), ("signed", {TensorProto.INT8})):
+        graph = onnx.load_model_from_string(quantise(plain, ranges, grid).data).graph  # type: ignore[arg-type]
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        pairs = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+        zeros = {node.input[0]: constants[node.input[2]] for node in pairs}
+        assert {zero.data_type for zero in zeros.values()} == kinds
+        maker = {name: node.op_type for node in graph.node for name in node.output}
+        for name, zero in zeros.items():
+            low = 0 if grid == "signed" or maker.get(name) == "Relu" else 128
+            assert numpy_helper.to_array(zero).item() == low, name
+        for node in graph.node:
+            if node.op_type == "Conv" and "int" in node.input[1]:
+                weights = constants[f"{node.name}.weight.int"]
+                assert weights.data_type == TensorProto.INT8
+                assert numpy_helper.to_array(constants[f"{node.name}.weight.scale"]).shape == (weights.dims[0],)
+
+
+def test_onnxruntime_finds_integer_kernels_for_every_quantised_layer(plain: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    made = quantise(plain, calibrate(plain, raw_images(16)), "unsigned")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(made.data, options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert operators.count("QLinearConv") == len(made.layers)
+    assert operators.count("Conv") == len(made.kept_float) == 1  # the classifier
+
+
+def test_a_layer_that_is_kept_stays_float32(plain: Path) -> None:
+    ranges = calibrate(plain, raw_images(16))
+    first = quantise(plain, ranges, "unsigned").layers[0]
+    made = quantise(plain, ranges, "unsigned", [first])
+    assert first in made.kept_float and first not in made.layers
+    constants = {tensor.name: tensor for tensor in onnx.load_model_from_string(made.data).graph.initializer}
+    assert f"{first}.weight.int" not in constants
+
+
+def test_the_same_ranges_give_the_same_bytes(plain: Path) -> None:
+    ranges = calibrate(plain, raw_images(16))
+    assert quantise(plain, ranges, "unsigned").data == quantise(plain, calibrate(plain, raw_images(16)), "unsigned").data
+
+
+def test_an_unknown_calibration_is_told_with_the_known_ones(plain: Path) -> None:
+    with pytest.raises(UnknownName) as caught:
+        calibrate(plain, raw_images(2), "minmx")
+    assert caught.value.suggestion == "minmax"
+
+
+def test_a_node_that_overflows_is_kept_in_float32(tmp_path: Path) -> None:
+    student = seeded(Ensemble)
+    student.stem[0].weight.data *= 1e5
+    student.stem[1].running_var.fill_(1.0)
+    model = trace_onnx(student, **SIZE)
+    images, float32 = raw_images(8), write_onnx(model, tmp_path / "32.onnx").path
+    keep = too_large(calibrate(float32, images, everything=True), model.graph, "fp16")
+    assert keep
+    mixed = write_onnx(model, tmp_path / "mixed.onnx", "fp16", keep_float=keep).path
+    check_onnx(mixed)
+    narrow = {name for node in onnx.load(mixed).graph.node if node.name in keep for name in node.input if name.endswith(".fp16")}
+    assert not narrow
+    expected = OnnxRunner(float32)(images)
+    assert np.abs(OnnxRunner(mixed)(images) - expected).max() < 1e-3 * np.abs(expected).max()
+    assert not too_large(calibrate(float32, images, everything=True), model.graph, "bf16")
+
+
+def test_bfloat16_holds_what_float16_cannot(tmp_path: Path) -> None:
+    student = seeded(Plain)
+    student.stem[0].weight.data *= 1e6
+    model = trace_onnx(student, **SIZE)
+    with pytest.raises(GateFailed, match="does not fit into fp16"):
+        write_onnx(model, tmp_path / "16.onnx", "fp16")
+    path = write_onnx(model, tmp_path / "b16.onnx", "bf16").path
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.name.endswith(".bf16")}
+    assert kinds == {TensorProto.BFLOAT16}
+    assert helper.tensor_dtype_to_string(load_ir(path).graph.outputs[0].dtype.value).endswith("FLOAT")  # type: ignore[union-attr]
