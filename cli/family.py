@@ -37,6 +37,8 @@ def family(console: Console, source: str | None, **settings: Any) -> None:
         output=settings["output"] or Path(f"{checkpoint.manifest.entry}-family"),
         force=settings["force"],
         data=settings["data"],
+        verify=settings["verify"],
+        cascade_loss=settings["cascade_loss"],
         say=console.say,
     )
     rows = [

@@ -50,20 +50,26 @@ def predict(console: Console, source: str, images: tuple[Path, ...], branch: str
 
 def package_logits(package: Any, pixels: Any) -> Any:
     """By the first ONNX file of the package; torch is not imported."""
+    from ..export.measure import why_not_run
     from ..export.outputs import run_file
     from ..zoo.checkpoint import check_file
 
-    artifact = package.artifact("onnx")
+    runnable = [a for a in package.artifacts if a.format == "onnx" and not why_not_run(package.folder, a)]
+    artifact = runnable[0] if runnable else package.artifact("onnx", "fp32")
     check_file(package.folder / artifact.path, package.document["files"].get(artifact.path))
     return run_file(package.folder, artifact, pixels, package.preprocess)
 
 
 def checkpoint_logits(checkpoint: Any, branch: str, pixels: Any) -> Any:
+    from ..errors import UsageError
     from ..export.exporter import cut
     from ..export.outputs import torch_logits
-    from ..zoo.target import Target
+    from ..zoo.target import SEVERAL, Target
 
-    student, _, _ = cut(checkpoint, Target.parse(branch))
+    target = Target.parse(branch)
+    if target.word in SEVERAL:
+        raise UsageError(f"'{target}' answers as the file that it is exported to", hint=f"kdzoo export --branch {target}")
+    student, _, _ = cut(checkpoint, target)
     return torch_logits(student, checkpoint.manifest.preprocess, pixels)
 
 

@@ -38,7 +38,7 @@ def read_packages(sources: Iterable[Path], batch: int, percentile: str) -> list[
         if not packages:
             raise UsageError(
                 f"{source} {'holds no package' if source.is_dir() else 'is no folder'}",
-                hint="kdzoo export SOURCE --branch all -o FOLDER makes packages; without a SOURCE the bundled entries are taken",
+                hint="kdzoo export SOURCE --branch all-targets -o FOLDER makes some; without a SOURCE: the bundled entries",
             )
         for package in packages:
             found.setdefault(package.folder.resolve(), package)
@@ -113,5 +113,9 @@ def _kept(before: Sequence[Candidate], after: list[Candidate], what: str, field:
     if after:
         return after
     known = {(":".join(map(str, value)) if field == "batch" else value) for c in before if (value := getattr(c, field))}
-    hint = "ask for one of these" if known else f"{NOT_EXPORTED}: kdzoo export {before[0].entry} --branch all -o FOLDER makes files"
+    hint = (
+        "ask for one of these"
+        if known
+        else f"{NOT_EXPORTED}: kdzoo export {before[0].entry} --branch all-targets -o FOLDER makes files"
+    )
     raise NothingFits(f"none of {len(before)} {what}", known=sorted(known), hint=hint)

@@ -109,7 +109,7 @@ def _usage(document: dict[str, Any], artifacts: Sequence[Artifact]) -> str:
     what = "uint8 `N H W C`, as a camera or a decoder gives it" if onnx.input.dtype == "uint8" else "normalised float32 `N C H W`"
     return (
         f"```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession({onnx.path!r})\n"
-        f'logits = session.run(None, {{"image": images}})[0]\n```\n\n'
+        f'logits = session.run(["logits"], {{"image": images}})[0]\n```\n\n'
         f"`images` is {what}, shape {list(onnx.input.shape)}; `logits` is float32 {list(onnx.output.shape)}. Names of the classes: "
         "`labels.txt`. `golden/` holds eight images and their logits to prove a pipeline with; `kdzoo verify .` does it."
     )

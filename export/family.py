@@ -1,6 +1,7 @@
 """Everything that a checkpoint can become, in one go: a package per target, a Pareto table of all files, one picture.
 
-A file that fails its gate is refused, alone; the others stay. Torch-free at import.
+A file that fails its gate is refused, alone; the others stay. What cannot be made at all ends the export; the packages before it
+are whole. Torch-free at import.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def export_family(
     output: Path,
     force: bool = False,
     data: Path | None = None,
+    verify: bool = True,
+    cascade_loss: float = 0.1,
     say: Say = lambda line: None,
 ) -> Family:
     """Write a package of every target into `output`, then `family.json` and, where matplotlib is installed, `pareto.png`.
@@ -86,7 +89,7 @@ def export_family(
         failed: dict[str, str] = {}
         package = export(
             checkpoint, target, formats=formats, options=options, gates=gates, output=folder, force=force, data=data,
-            refused=failed, say=say,
+            verify=verify, cascade_loss=cascade_loss, refused=failed, say=say,
         )  # fmt: skip
         refused |= {f"{target}/{path}": reason for path, reason in failed.items()}
         members += members_of(package)

@@ -169,7 +169,7 @@ def measure_onnx(
     if EXIT in outputs:  # a confidence at its threshold may fall to either side
         same = outputs[EXIT] == reference[EXIT]
         result["parity"] = asdict(compare(logits[same], reference["logits"][same]))
-        result["exits"] = describe_exits(runner, images, prepare, outputs[EXIT], float(same.mean()))
+        result["exits"] = describe_exits(runner, artifact.batch[0], images, prepare, outputs[EXIT], float(same.mean()))
     else:
         result["parity"] = asdict(compare(logits, reference["logits"]))
     if labels is not None:
@@ -189,9 +189,9 @@ def measure_onnx(
 
 
 def describe_exits(
-    runner: Runner, images: ImageSplit, prepare: Prepare, exits_N: NDArray[np.int64], agreement: float
+    runner: Runner, batch: int, images: ImageSplit, prepare: Prepare, exits_N: NDArray[np.int64], agreement: float
 ) -> dict[str, Any]:
-    """Where images leave a cascade, and what one image takes that leaves there: proof that the rest is not computed.
+    """Where images leave a cascade, and what a batch of one that leaves there takes: proof that the rest is not computed.
 
     `agreement` is the share of images that leave where they do in torch.
     """
@@ -199,7 +199,7 @@ def describe_exits(
 
     used = [int(number) for number in np.unique(exits_N)]
     first = {number: images.take(np.flatnonzero(exits_N == number)[:1]).head(1).images for number in used}
-    chosen = {number: prepare(image) for number, image in first.items()}
+    chosen = {number: prepare(image).repeat(batch, axis=0) for number, image in first.items()}
     times = {number: measure_latency(lambda x=x: runner(x), 1).p50_ms for number, x in chosen.items()}  # type: ignore[misc]
     shares = {str(number): round(float((exits_N == number).mean()), 6) for number in used}
     return {"shares": shares, "p50_ms": {str(n): t for n, t in times.items()}, "agreement": agreement}

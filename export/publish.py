@@ -1,8 +1,8 @@
 """Publish a package, a folder of packages, or a checkpoint: proved first, then one commit with all its files. Torch-free.
 
 The files of one package, or of a checkpoint, stand at the root of the repository, as they do in its folder. A folder of packages of
-one checkpoint (`kdzoo export -b all -o FOLDER`) becomes a collection (`export.pull`): each in a folder named by its target, and
-above them a manifest of all files and a short card.
+one checkpoint (`kdzoo export -b all-targets -o FOLDER`) becomes a collection (`export.pull`): each in a folder named by its target,
+and above them a manifest of all files and a short card.
 
 A push is the whole next version: what the manifest of the version before named and this one does not is removed in the same
 commit; files that were never ours (LICENSE, .gitattributes) stay. The tag is `v<kdzoo>-<first 12 of the sha256 of the manifest>`.
@@ -135,7 +135,7 @@ def collect(packages: list[Package]) -> Bundle:
         raise UsageError(
             "these packages are not the targets of one checkpoint, each once",
             known=[package.folder.name for package in packages],
-            hint="kdzoo export SOURCE -b all -o FOLDER writes them",
+            hint="kdzoo export SOURCE -b all-targets -o FOLDER writes them",
         )
     targets = in_order(by_target)
     card = collection_card({target: by_target[target] for target in targets}).encode()

@@ -86,6 +86,8 @@ def calibrate(
             return None if images is None else {name: images}
 
     graph = load_ir(path).graph
+    fixed = isinstance(size := _first_dimension(graph), int)
+    chunk = size if isinstance(size, int) else CHUNK
     name, operators = graph.inputs[0].name or "", {node.op_type for node in graph}
     kind = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,11 +96,19 @@ def calibrate(
             augmented_model_path=str(Path(scratch) / "calibrate.onnx"),
         )  # fmt: skip
         calibrator.set_execution_providers(["CPUExecutionProvider"])
-        for start in range(0, len(inputs), CHUNK):
-            calibrator.collect_data(Reader(inputs[start : start + CHUNK]))
+        for start in range(0, len(inputs), chunk):  # a graph of fixed batch gets its last one filled up with what it has seen
+            calibrator.collect_data(
+                Reader(inputs[np.arange(start, start + chunk) % len(inputs)] if fixed else inputs[start : start + chunk])
+            )
         found = calibrator.compute_data()
     wanted = list(found.data) if everything else [value.name or "" for value in _to_quantise(graph, ())]
     return {key: tuple(np.asarray(bound).item() for bound in found[key].range_value) for key in wanted}
+
+
+def _first_dimension(graph: ir.Graph) -> object:
+    """The batch of the graph: a number, where it is fixed."""
+    shape = graph.inputs[0].shape
+    return shape[0] if shape is not None else None
 
 
 def quantise(path: Path, ranges: Ranges, grid: Grid, keep_float: Collection[str] = ()) -> Quantised:
@@ -203,14 +213,16 @@ def _quantise_weights(graph: ir.Graph, node: ir.Node, scales: Mapping[str, np.nd
     array = weight.const_value.numpy()
     largest_K = np.abs(array.reshape(len(array), -1)).max(axis=1)
     scale_K = np.where(largest_K > 0, largest_K / 127, 1.0).astype(np.float32)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    source = (node.inputs[0].name or "").removesuffix(".dequantised")
+    if bias is not None and bias.const_value is not None:  # a channel that is all but dead must not lose its bias to 32 bits
+        scale_K = np.maximum(scale_K, np.abs(bias.const_value.numpy()) / (2**30 * scales[source])).astype(np.float32)
     column = scale_K.reshape(-1, *[1] * (array.ndim - 1))
     integers = np.clip(np.rint(array / column), -127, 127).astype(np.int8)
     _dequantise(graph, node, 1, integers, scale_K)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None or grid == "signed":
         return
     assert bias.const_value is not None
-    source = (node.inputs[0].name or "").removesuffix(".dequantised")
     units_K = (scales[source] * scale_K).astype(np.float32)
     limit = 2**31 - 1
     rounded = np.clip(np.rint(bias.const_value.numpy().astype(np.float64) / units_K), -limit, limit).astype(np.int32)

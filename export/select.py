@@ -147,7 +147,7 @@ def select(candidates: Sequence[Candidate], limits: Limits, objective: str = "to
     if choice.nearest is None:
         hint = f"leave {' and '.join(FIGURES[key].option for key in limits.given)} out, or measure it"
         if not any(c.package for c in candidates):
-            hint = f"kdzoo export {candidates[0].entry} --branch all -o FOLDER, then kdzoo select FOLDER {limits}"
+            hint = f"kdzoo export {candidates[0].entry} --branch all-targets -o FOLDER, then kdzoo select FOLDER {limits}"
         raise NothingFits("; ".join([f"none of {len(candidates)} can be held against {limits}", *lost]), hint=hint)
     beyond = {key: choice.nearest.figure(key) or 0.0 for key in excesses(choice.nearest, limits)}
     has = " and ".join(f"{FIGURES[key].title} {FIGURES[key].quantity.write(value)}" for key, value in beyond.items())

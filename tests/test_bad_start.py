@@ -134,7 +134,7 @@ def test_images_that_are_too_small_for_the_teacher_are_refused_before_it_is_trai
 def test_a_run_goes_on_without_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:
     npz, start = write_colours(tmp_path / "few.npz", 16, 8), tmp_path / "start.safetensors"
     start.write_bytes(weights.read_bytes())
-    recipe = taught("baseline", backbone="resnet18-imagenet", init_weights=str(start), optimizer={"lr": 1e-4})
+    recipe = taught("baseline", backbone="resnet18-imagenet", init_weights=str(start), optimizer={"lr": 1e-4}, precision="fp32")
     train(recipe, npz, tmp_path / "run")
     start.unlink()
     assert exit_code_of(tmp_path / "run", "--resume", "--data", npz, "--set", "epochs=2") == 0

@@ -91,6 +91,21 @@ def test_a_layer_that_is_kept_stays_float32(plain: Path) -> None:
     assert f"{first}.weight.int" not in constants
 
 
+def test_a_channel_that_is_all_but_dead_keeps_its_bias(tmp_path: Path) -> None:
+    student = seeded(Plain)
+    student.stem[0].weight.data[0] = 1e-9
+    student.stem[1].bias.data[0] = 2.0
+    path, images = export_onnx(student, tmp_path / "m.onnx", **SIZE).path, raw_images(32)
+    made, expected = quantise(path, calibrate(path, images), "unsigned"), OnnxRunner(path)(images)
+    assert np.abs(OnnxRunner(made.data)(images) - expected).mean() < 0.1 * expected.std()
+
+
+def test_a_graph_of_fixed_batch_is_calibrated_in_its_batches(plain: Path, tmp_path: Path) -> None:
+    fixed, images = export_onnx(seeded(Plain), tmp_path / "m.onnx", **SIZE, batch=(4, 4, 4)).path, raw_images(10)
+    found, expected = calibrate(fixed, images), calibrate(plain, images)
+    assert found.keys() == expected.keys() and all(found[name] == pytest.approx(expected[name], abs=1e-4) for name in found)
+
+
 def test_the_same_ranges_give_the_same_bytes(plain: Path) -> None:
     ranges = calibrate(plain, raw_images(16))
     assert quantise(plain, ranges, "unsigned").data == quantise(plain, calibrate(plain, raw_images(16)), "unsigned").data

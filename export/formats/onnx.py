@@ -41,10 +41,11 @@ class Onnx(Format):
 
     def _emit_int8(self, job: Job, path: Path) -> list[Artifact]:
         """For onnxruntime and, where engines are built, for TensorRT: two files of one calibration."""
-        grid, found = job.int8.fastest()
-        if job.options.int8_grid != "auto":
-            grid = job.options.int8_grid  # type: ignore[assignment]
-        details = {**job.int8.write(path, grid), "grid_ms": found}
+        if job.options.int8_grid == "auto":
+            grid, found = job.int8.fastest()
+            details = {**job.int8.write(path, grid), "grid_ms": found}
+        else:
+            details = job.int8.write(path, job.options.int8_grid)  # type: ignore[arg-type]
         artifacts = [_artifact(finish(job, describe_onnx(path)), "int8", job, "onnxruntime", details)]
         if job.engines:
             path = job.folder / onnx_name("int8", for_engine=True)
