@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .half import normalised
+from .initializers import add_initializer
 
 Array = np.ndarray[Any, Any]
 # A classifier goes in front of its pooling when that adds at most this share to the network's multiplications.
@@ -84,18 +85,6 @@ def _constant(value: ir.Value | None) -> Array | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A new constant of the graph; `name` is made unique by counting."""
-    taken, unique, count = graph.initializers, name, 0
-    while unique in taken:
-        count += 1
-        unique = f"{name}_{count}"
-    tensor = ir.tensor(np.array(array, order="C"), name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
 def _insert(graph: ir.Graph, before: ir.Node, x: ir.Value, *steps: tuple[str, Sequence[ir.Value], dict[str, Any]]) -> ir.Value:
     """Insert `steps` (operator, further inputs, attributes), each on the result of the last; returns what comes out."""
     for operator, inputs, attributes in steps:
@@ -127,7 +116,7 @@ def fold_scale(graph: ir.Graph) -> None:
     for user, weight in zip(users, weights, strict=True):
         assert weight is not None and user.inputs[1] is not None
         folded = (weight.astype(np.float64) * scale_C11).astype(np.float32)
-        user.replace_input_with(1, _initializer(graph, f"{user.inputs[1].name}.scaled", folded))
+        user.replace_input_with(1, add_initializer(graph, f"{user.inputs[1].name}.scaled", folded))
     assert scale.inputs[0] is not None
     _replace(value, scale.inputs[0])
 
@@ -141,16 +130,16 @@ def _convolve_classifiers(graph: ir.Graph) -> None:
         weight_KC, bias_K = affine
         num_classes, num_inputs = weight_KC.shape
         stem = (node.inputs[1].name if node.inputs[1] is not None else None) or "classifier"
-        weights = [_initializer(graph, f"{stem}.conv", weight_KC[:, :, None, None])]
+        weights = [add_initializer(graph, f"{stem}.conv", weight_KC[:, :, None, None])]
         if bias_K is not None:
-            weights.append(_initializer(graph, f"{stem}.bias", bias_K))
+            weights.append(add_initializer(graph, f"{stem}.bias", bias_K))
         convolve: Any = ("Conv", weights, {"kernel_shape": [1, 1]})
         flat: Any = ("Flatten", [], {"axis": 1})
         pooled_NCHW = _pooled(x)
         if pooled_NCHW is not None:
             num_positions = math.prod(_dims(pooled_NCHW)[2:])
             if num_classes * num_inputs * (num_positions - 1) <= HEAD_SHARE * num_macs:
-                axes = _initializer(graph, "spatial_axes", np.array([2, 3], dtype=np.int64))
+                axes = add_initializer(graph, "spatial_axes", np.array([2, 3], dtype=np.int64))
                 out = _insert(graph, node, pooled_NCHW, convolve, ("ReduceMean", [axes], {"keepdims": 0}))
             else:
                 out = _insert(graph, node, pooled_NCHW, ("GlobalAveragePool", [], {}), convolve, flat)
@@ -162,7 +151,7 @@ def _convolve_classifiers(graph: ir.Graph) -> None:
             if _dims(x)[1:] != (num_inputs, 1, 1):
                 assert x.shape is not None
                 num_images = x.shape[0]
-                shape = _initializer(graph, "pixel_shape", np.array([0, num_inputs, 1, 1], dtype=np.int64))
+                shape = add_initializer(graph, "pixel_shape", np.array([0, num_inputs, 1, 1], dtype=np.int64))
                 x = _insert(graph, node, x, ("Reshape", [shape], {}))
                 x.shape = ir.Shape([num_images, num_inputs, 1, 1])
             out = _insert(graph, node, x, convolve, flat)

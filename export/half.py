@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import GateFailed
+from .initializers import add_initializer
 
 Sixteen = Literal["fp16", "bf16"]
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -113,10 +114,7 @@ def _float_constant(value: ir.Value) -> np.ndarray[Any, Any] | None:
 def _narrow_constant(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], precision: Sixteen) -> ir.Value:
     if not np.abs(array).max(initial=0.0) <= LARGEST[precision]:
         raise GateFailed(f"{name} does not fit into {precision}", hint="use fp32")
-    narrow = ir.tensor(array.astype(DTYPES[precision].numpy()), dtype=DTYPES[precision], name=f"{name}.{precision}")
-    value = ir.Value(name=narrow.name, shape=ir.Shape(array.shape), type=ir.TensorType(narrow.dtype), const_value=narrow)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, f"{name}.{precision}", array.astype(DTYPES[precision].numpy()), DTYPES[precision])
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, before: ir.Node) -> ir.Value:

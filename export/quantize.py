@@ -42,6 +42,8 @@ PASSES_SIGN = {
     "GlobalAveragePool",
     "ReduceMean",
     "Concat",
+    "QuantizeLinear",
+    "DequantizeLinear",
     "Reshape",
     "Flatten",
     "Transpose",
@@ -166,10 +168,13 @@ def _to_quantise(graph: ir.Graph, keep_float: Collection[str]) -> list[ir.Value]
 
 
 def _scale(low: float, high: float) -> np.ndarray[Any, Any]:
+    """The scale of an activation, rounded up to 8 significant bits: other processors, which add in another order and calibrate to
+    ranges that differ in the last digits, give the same file."""
     import numpy as np
 
     largest = max(abs(low), abs(high))
-    return np.array(largest / 127 if largest > 0 else 1.0, np.float32)
+    bits = np.array(largest / 127 if largest > 0 else 1.0, np.float32).view(np.uint32)
+    return np.asarray(((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32))
 
 
 def is_positive(value: ir.Value) -> bool:
@@ -188,9 +193,11 @@ def _insert_pair(graph: ir.Graph, value: ir.Value, scale: np.ndarray[Any, Any], 
     import numpy as np
     import onnx_ir as ir
 
+    from .initializers import add_initializer
+
     zero = np.int8(0) if grid == "signed" else np.uint8(0 if is_positive(value) else 128)
     users = list(value.uses())
-    grids = [_constant(graph, f"{value.name}.{key}", array) for key, array in (("scale", scale), ("zero", np.array(zero)))]
+    grids = [add_initializer(graph, f"{value.name}.{key}", array) for key, array in (("scale", scale), ("zero", np.array(zero)))]
     quantised = ir.node("QuantizeLinear", [value, *grids], name=f"{value.name}.q")
     quantised.outputs[0].name = f"{value.name}.quantised"
     back = ir.node("DequantizeLinear", [quantised.outputs[0], *grids], name=f"{value.name}.dq")
@@ -236,23 +243,16 @@ def _dequantise(
     import numpy as np
     import onnx_ir as ir
 
+    from .initializers import add_initializer
+
     old = node.inputs[position]
     assert old is not None
     stem = f"{node.name}.{('x', 'weight', 'bias')[position]}"
     zero = np.zeros(len(scale_K), integers.dtype)
-    parts = [_constant(graph, f"{stem}.{key}", a) for key, a in (("int", integers), ("scale", scale_K), ("zero", zero))]
+    parts = [add_initializer(graph, f"{stem}.{key}", a) for key, a in (("int", integers), ("scale", scale_K), ("zero", zero))]
     back = ir.node("DequantizeLinear", parts, {"axis": 0}, name=f"{stem}.dq")
     back.outputs[0].name = f"{stem}.dequantised"
     graph.insert_before(node, back)
     node.replace_input_with(position, back.outputs[0])
     if not old.consumers() and (old.name or "") in graph.initializers:
         del graph.initializers[old.name or ""]
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

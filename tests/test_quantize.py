@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from kdzoo.errors import GateFailed, UnknownName
 from kdzoo.export.half import too_large
@@ -60,8 +61,10 @@ def test_the_file_says_how_each_activation_is_stored(plain: Path) -> None:
         assert {zero.data_type for zero in zeros.values()} == kinds
         maker = {name: node.op_type for node in graph.node for name in node.output}
         for name, zero in zeros.items():
-            low = 0 if grid == "signed" or maker.get(name) == "Relu" else 128
-            assert numpy_helper.to_array(zero).item() == low, name
+            positive = ranges[name][0] >= 0  # of these images; behind a ReLU of all
+            middle = numpy_helper.to_array(zero).item()
+            assert middle == (0 if grid == "signed" or maker.get(name) == "Relu" else middle), name
+            assert middle == 0 if grid == "signed" else middle in ((0, 128) if positive else (128,)), name
         for node in graph.node:
             if node.op_type == "Conv" and "int" in node.input[1]:
                 weights = constants[f"{node.name}.weight.int"]
@@ -104,6 +107,33 @@ def test_a_graph_of_fixed_batch_is_calibrated_in_its_batches(plain: Path, tmp_pa
     fixed, images = export_onnx(seeded(Plain), tmp_path / "m.onnx", **SIZE, batch=(4, 4, 4)).path, raw_images(10)
     found, expected = calibrate(fixed, images), calibrate(plain, images)
     assert found.keys() == expected.keys() and all(found[name] == pytest.approx(expected[name], abs=1e-4) for name in found)
+
+
+def test_what_is_pooled_behind_a_relu_is_known_to_be_positive(tmp_path: Path) -> None:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    student = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), head)
+    path = export_onnx(student.eval(), tmp_path / "m.onnx", **SIZE).path
+    graph = onnx.load_model_from_string(quantise(path, calibrate(path, raw_images(16)), "unsigned").data).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    maker = {name: node.op_type for node in graph.node for name in node.output}
+    pairs = {maker.get(n.input[0]): constants[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
+    assert numpy_helper.to_array(pairs["MaxPool"]).item() == 0
+
+
+def test_ranges_that_differ_in_the_last_digits_give_the_same_bytes(plain: Path) -> None:
+    ranges = calibrate(plain, raw_images(16))
+    elsewhere = {name: (low * (1 + 1e-6), high * (1 + 1e-6)) for name, (low, high) in ranges.items()}
+    assert elsewhere != ranges and quantise(plain, elsewhere, "signed").data == quantise(plain, ranges, "signed").data
+
+
+def test_a_rounded_scale_still_holds_the_range(plain: Path) -> None:
+    ranges = calibrate(plain, raw_images(16))
+    graph = onnx.load_model_from_string(quantise(plain, ranges, "signed").data).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    pairs = {node.input[0]: float(constants[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}
+    for name, scale in pairs.items():
+        largest = max(map(abs, ranges[name]))
+        assert largest <= 127 * scale * (1 + 1e-6) and 127 * scale <= largest * 1.008
 
 
 def test_the_same_ranges_give_the_same_bytes(plain: Path) -> None:
