@@ -1,10 +1,20 @@
-"""Latency of whatever can be called: warm-up, many calls, percentiles. Torch-free."""
+"""Latency of whatever can be called: warm-up, many calls, percentiles; and of files in their runtimes (`trials`). Torch-free."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..zoo.manifest import host_description
+
+if TYPE_CHECKING:
+    from .trials import Trial
 
 
 @dataclass(frozen=True)
@@ -41,3 +51,90 @@ def measure_latency(call: Callable[[], object], batch: int, *, seconds: float = 
     p50, p90, p99 = (round(percentile(times, share), 4) for share in (0.5, 0.9, 0.99))
     mean = round(sum(times) / len(times), 4)
     return Latency(batch, len(times), p50, p90, p99, mean, round(1000.0 * batch / percentile(times, 0.5), 1))
+
+
+def bench(
+    trials: Sequence[Trial],
+    *,
+    batches: Sequence[int] = (),
+    threads: int | None = None,
+    seconds: float = 2.0,
+    pin: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Latency of every trial, one after the other, by batch size.
+
+    Args:
+        batches: sizes; by default those of the export. threads: of the processor; by default its physical cores.
+        seconds: for each trial and size. pin: keep them on as many processors (`threads.pinned`).
+
+    Raises:
+        UsageError: a file cannot take a batch. EnvironmentProblem: a runtime does not run on what was asked for.
+    """
+    from .threads import physical_cores
+
+    sizes = [trial.batches(batches) for trial in trials]
+    count, results = threads or physical_cores(), list[dict[str, Any]]()
+    with processors(count, pin) as used:
+        under = conditions(count, used)
+        for trial, own_sizes in zip(trials, sizes, strict=True):
+            say(f"{trial.artifact.path} on {trial.runtime.name}")
+            with trial.runtime.open(trial.package.folder, trial.artifact, threads) as session:
+                facts = {**trial.labels, **asdict(session.ran_on)}
+                for size in own_sizes:
+                    inputs = trial.inputs(size)
+                    found = measure_latency(lambda run=session, x=inputs: run(x), size, seconds=seconds)  # type: ignore[misc]
+                    results.append({**facts, **asdict(found)})
+    return {**under, "results": results}
+
+
+def bench_side_by_side(
+    trials: Sequence[Trial],
+    *,
+    batches: Sequence[int] = (),
+    threads: int | None = None,
+    seconds: float = 2.0,
+    pin: bool = False,
+) -> dict[str, Any]:
+    """As `bench`, all trials in turns, each against the first. `seconds` is for each trial and size here, too."""
+    from .comparison import compare_times, interleave
+    from .threads import physical_cores
+
+    count, results = threads or physical_cores(), list[dict[str, Any]]()
+    sizes = [size for size in trials[0].batches(batches) if batches or all(size in trial.batches(()) for trial in trials)]
+    for trial in trials:
+        trial.batches(sizes)
+    if not sizes:
+        raise UsageError("these files share no batch size", hint="name one with --batch")
+    with processors(count, pin) as used, ExitStack() as stack:
+        under = conditions(count, used)
+        opened = []
+        for trial in trials:
+            session = trial.runtime.open(trial.package.folder, trial.artifact, threads, in_turns=True)
+            opened.append((trial, stack.enter_context(session)))
+        for size in sizes:
+            calls = {str(n): partial(session, trial.inputs(size)) for n, (trial, session) in enumerate(opened)}
+            for row in compare_times(interleave(calls, seconds=seconds * len(calls))):
+                trial, session = opened[int(row.name)]
+                figures = {key: value for key, value in asdict(row).items() if key != "name"}
+                rate = round(1000.0 * size / row.median_ms, 1)
+                results.append({**trial.labels, **asdict(session.ran_on), "batch": size, **figures, "images_per_s": rate})
+    return {**under, "results": results}
+
+
+def conditions(threads: int, used: list[int] | None) -> dict[str, Any]:
+    """Under which something was measured: the machine, how busy it was before, threads, and processors where they were pinned."""
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return {"host": host_description(), "load_average": load, "threads": threads, "pinned_to": used}
+
+
+@contextmanager
+def processors(threads: int, pin: bool) -> Iterator[list[int] | None]:
+    """Pins, or does nothing and gives None."""
+    from .threads import pinned
+
+    if not pin:
+        yield None
+        return
+    with pinned(threads) as used:
+        yield used

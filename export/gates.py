@@ -8,9 +8,12 @@ from typing import Any
 
 from ..errors import GateFailed
 from .format import PRECISIONS
-from .measure import Measurement
+from .measure import Measurement, mark_dominated
 from .package import Artifact
 from .parity import EXACT, tolerance
+
+# The least share of images that leave a cascade where they do in torch. A confidence near its threshold may fall to either side.
+SAME_EXIT = {"fp32": 0.99, "fp16": 0.97, "bf16": 0.85, "int8": 0.85}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Gates:
     def check(self, artifact: Artifact, measured: dict[str, Any], reference_top1: float | None) -> None:
         """Raises `GateFailed` where a measured file is too far from torch."""
         parity, precision = measured["parity"], artifact.precision
+        same = measured.get("exits", {}).get("agreement", 1.0)
+        if same < SAME_EXIT[precision]:
+            raise GateFailed(
+                f"{artifact.path} lets {100 * same:.2f} % of the images leave at the exit where they leave in torch, "
+                f"the gate is {100 * SAME_EXIT[precision]:.0f} %",
+                hint="leave this precision out",
+            )
         if parity["nan_count"]:
             raise GateFailed(f"{artifact.path} gives {parity['nan_count']} logits that are not finite", hint="try --precision fp32")
         if parity["agreement"] < self.min_agreement[precision]:
@@ -60,21 +70,24 @@ class Gates:
 def passing(
     folder: Path, artifacts: list[Artifact], measured: Measurement, gates: Gates, refused: dict[str, str] | None
 ) -> list[Artifact]:
-    """The artifacts that pass their gates; the others are removed, and noted in `refused` or, without it, raised."""
+    """The artifacts that pass their gates; the others, and those made of them, are removed, and noted in `refused` or, without it,
+    raised. What could not be measured is noted there already, and has no measurement. Says which of the rest are dominated."""
     failed: set[str] = set()
     for artifact in artifacts:
-        found = measured.artifacts[artifact.path]
+        found = measured.artifacts.get(artifact.path)
         try:
-            if "parity" in found:
+            if found is not None and "parity" in found:
                 gates.check(artifact, found, measured.reference_top1)
         except GateFailed as error:
             if refused is None:
                 raise
             refused[artifact.path] = error.what
+            found = None
+        if found is None:
             failed |= {a.path for a in artifacts if artifact.path in (a.path, a.details.get("from"))}
     for artifact in (a for a in artifacts if a.path in failed):
-        del measured.artifacts[artifact.path]
-        for name in (artifact.path, artifact.details.get("sidecar")):
-            if name is not None:
-                (folder / name).unlink()
+        measured.artifacts.pop(artifact.path, None)
+        for name in (artifact.path, *artifact.companions):
+            (folder / name).unlink()
+    mark_dominated(measured.artifacts)
     return [a for a in artifacts if a.path not in failed]

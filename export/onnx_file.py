@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,6 @@ def describe_onnx(path: str | os.PathLike[str]) -> OnnxInfo:
 def check_onnx(path: str | os.PathLike[str]) -> None:
     """The checksum, the full checker with shape inference, a load in onnxruntime."""
     import onnx
-    import onnxruntime
 
     model = _parse(path, _read(path))
     try:
@@ -79,18 +79,34 @@ def check_onnx(path: str | os.PathLike[str]) -> None:
         OnnxRunner(path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateFailed(f"{path} fails the ONNX checker: {error}") from error
-    except onnxruntime.capi.onnxruntime_pybind11_state.OrtException as error:
+    except load_errors() as error:
         raise GateFailed(f"{path} does not load in onnxruntime: {error}") from error
 
 
+def load_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a graph that it does not take: one class for each of its codes, and no class above them."""
+    import onnxruntime
+
+    state = vars(onnxruntime.capi.onnxruntime_pybind11_state)
+    return tuple(each for each in state.values() if isinstance(each, type) and issubclass(each, Exception))
+
+
 class OnnxRunner:
-    """An onnxruntime session tuned for latency, of a file or of its bytes; `threads=None` takes the physical cores."""
+    """An onnxruntime session tuned for latency, of a file or of its bytes; `threads=None` takes the physical cores.
+
+    onnxruntime takes the processor where a provider fails; here the first of `providers` runs, or it is an `EnvironmentProblem`.
+    `in_turns`: threads do not spin after a call. `nodes`: with `count_nodes`, how many nodes went to which provider, where
+    onnxruntime can tell.
+    """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | bytes,
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        *,
+        in_turns: bool = False,
+        count_nodes: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -106,19 +122,36 @@ class OnnxRunner:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
+        if in_turns:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        if count_nodes:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         model = path if isinstance(path, bytes) else os.fspath(path)
-        self.session = onnxruntime.InferenceSession(model, options, providers=list(providers))
+        # Its own fallback would print on stdout and go on without the provider.
+        self.session = onnxruntime.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
+        if (running := self.session.get_providers()[0]) != providers[0]:
+            raise EnvironmentProblem(
+                f"onnxruntime was asked for {providers[0]} and took {running}",
+                hint="its libraries of CUDA, cuDNN or TensorRT do not load: kdzoo doctor",
+            )
         self.input = self.session.get_inputs()[0].name
+        self.outputs = [value.name for value in self.session.get_outputs()]
+        self.nodes: Counter[str] = Counter()
+        if count_nodes and hasattr(self.session, "get_provider_graph_assignment_info"):  # older ones cannot tell
+            for part in self.session.get_provider_graph_assignment_info():
+                self.nodes[part.ep_name] += len(part.get_nodes())
 
-    def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def __call__(self, images: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Logits float32 `N K` of images uint8 `N H W C` (or float32 `N C H W`, where the graph was exported so)."""
-        logits: np.ndarray[Any, Any] = self.session.run(["logits"], {self.input: images})[0]
+        logits: np.ndarray[Any, Any] = self.session.run(["logits"], self._feeds(images))[0]
         return logits
 
-    def everything(self, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    def everything(self, images: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """All outputs by name."""
-        names = [value.name for value in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, {self.input: images}), strict=True))
+        return dict(zip(self.outputs, self.session.run(self.outputs, self._feeds(images)), strict=True))
+
+    def _feeds(self, images: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        return images if isinstance(images, dict) else {self.input: images}
 
 
 def load_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:

@@ -14,6 +14,8 @@ from ..zoo.preprocess import Preprocess
 from .cascade import EXIT
 from .package import Artifact
 from .parity import in_batches, run_outputs
+from .runtime import runtime_for
+from .torch_answers import node_logits, student_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..zoo.datasets import ImageSplit
     from ..zoo.student import Student
-    from .onnx_file import OnnxRunner
+    from .runtime import Session
 
     Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]  # raw images to what the graph takes
 
@@ -31,29 +33,9 @@ def torch_outputs(
     preprocess: Preprocess,
     images: NDArray[np.uint8] | ImageSplit,
     thresholds: Sequence[float] | None = None,
-    batch: int = 500,
 ) -> dict[str, NDArray[Any]]:
-    """By torch in float32, the reference of all parity, for raw images `N H W C`: `logits` `N K` and, of a student with several
-    outputs, those of each; or, with the `thresholds` of a cascade, the answer of the exit of every image and the exits, from 1."""
-    import numpy as np
-    import torch
-
-    from .deployed import Deployed
-    from .thresholds import confidence_of, exits_of, so_far
-
-    deployed, names = Deployed(student, mean=preprocess.mean, std=preprocess.std, input="uint8").eval(), student.output_names()
-
-    def run(chunk: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        found = deployed(torch.from_numpy(chunk))
-        return {name: z.numpy() for name, z in zip(names, found if isinstance(found, tuple) else (found,), strict=True)}
-
-    with torch.inference_mode():
-        outputs = run_outputs(run, in_batches(images, batch), batch)
-    if thresholds is None:
-        return outputs
-    logits_JNK = np.stack(so_far(list(outputs.values())))
-    leave = exits_of(np.stack([confidence_of(z) for z in logits_JNK], axis=1), tuple(thresholds))
-    return {"logits": logits_JNK[leave, np.arange(len(images))], EXIT: leave + 1}
+    """What torch gives for raw images `N H W C`: see `student_outputs`."""
+    return student_outputs(student, node_logits(student, student.outputs, preprocess, images), thresholds)
 
 
 def torch_logits(student: Student, preprocess: Preprocess, images: NDArray[np.uint8] | ImageSplit) -> NDArray[np.float32]:
@@ -72,20 +54,37 @@ def as_input(images: NDArray[np.uint8], preprocess: Preprocess, kind: str) -> ND
     return np.ascontiguousarray(((images.astype(np.float32) / 255.0 - mean) / std).transpose(0, 3, 1, 2))
 
 
-def onnx_outputs(
-    runner: OnnxRunner, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, prepare: Prepare
+def file_outputs(
+    session: Session, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, prepare: Prepare
 ) -> dict[str, NDArray[Any]]:
     """All outputs of a file for raw images `N H W C`, in batches of its largest size: `logits` `N K`, and what else it has."""
     smallest, _, largest = artifact.batch
-    return run_outputs(runner.everything, map(prepare, in_batches(images, largest)), largest, fixed=smallest == largest)
+    return run_outputs(session.everything, map(prepare, in_batches(images, largest)), largest, fixed=smallest == largest)
+
+
+def same_exit(found: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Which images leave a cascade at the same exit in both, so that their logits can be compared; all, where there are no exits.
+    A confidence that lies at its threshold may fall to either side."""
+    import numpy as np
+
+    if EXIT not in found or EXIT not in reference:
+        return np.ones(len(found["logits"]), bool)
+    return found[EXIT] == reference[EXIT]
+
+
+def run_file_outputs(
+    folder: Path, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, preprocess: Preprocess
+) -> dict[str, NDArray[Any]]:
+    """All outputs that one file of a package gives for raw images, in the runtime that it is made for."""
+    prepare = partial(as_input, preprocess=preprocess, kind="float" if artifact.input.dtype == "float32" else "uint8")
+    runtime, _ = runtime_for(artifact)
+    with runtime.open(folder, artifact) as session:
+        return file_outputs(session, artifact, images, prepare)
 
 
 def run_file(
     folder: Path, artifact: Artifact, images: NDArray[np.uint8] | ImageSplit, preprocess: Preprocess
 ) -> NDArray[np.float32]:
-    """Logits `N K` that one ONNX file of a package gives for raw images."""
-    from .onnx_file import OnnxRunner
-
-    prepare = partial(as_input, preprocess=preprocess, kind="float" if artifact.input.dtype == "float32" else "uint8")
-    logits: NDArray[np.float32] = onnx_outputs(OnnxRunner(folder / artifact.path), artifact, images, prepare)["logits"]
+    """The logits `N K` of `run_file_outputs`."""
+    logits: NDArray[np.float32] = run_file_outputs(folder, artifact, images, preprocess)["logits"]
     return logits

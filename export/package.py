@@ -52,6 +52,20 @@ class Artifact:
     compute_capability: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The files beside it without which it is worth nothing: the sidecar of an engine, the weights of an OpenVINO graph, the
+        parts of a cascade."""
+        details = self.details if isinstance(self.details, dict) else {}
+        own = (details[key] for key in ("sidecar", "weights") if details.get(key) is not None)
+        return (*own, *(name for part in self.parts for name in (part.path, *part.companions)))
+
+    @property
+    def parts(self) -> tuple[Artifact, ...]:
+        """Of a cascade in parts, the file of every exit."""
+        details = self.details if isinstance(self.details, dict) else {}
+        return tuple(Artifact.from_dict(part) for part in details.get("parts", ()))
+
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Artifact:
         """Raises `IntegrityError` where a field is missing or wrong."""

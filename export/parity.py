@@ -14,7 +14,7 @@ from ..zoo.datasets import EncodedImages, ImageSplit, LabelledImages
 # The largest |logit difference| from torch that an export may have, and that a file may have from itself in other batches and on
 # other machines; for logits up to `USUAL_LOGIT`, as rounding grows with them. Eight bits are judged by accuracy and agreement.
 EXACT = ("fp32", "fp16")
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.5, "int8": 0.5}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.5, "bf16": 1.0, "int8": 0.5}
 USUAL_LOGIT = 32.0
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def tolerance(precision: str, largest_logit: float) -> float:
 
 
 def compare(logits_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> Parity:
-    """Parity of the logits of a file with the reference."""
+    """Parity of the logits of a file with the reference. Where there are none, nothing agrees."""
     import numpy as np
 
+    if not len(logits_NK):
+        return Parity(0, 0.0, None, 0, 0.0)
     nan_count = int((~np.isfinite(logits_NK)).sum())
     worst = None if nan_count else float(np.abs(logits_NK - reference_NK).max())
     agreement = float((logits_NK.argmax(axis=1) == reference_NK.argmax(axis=1)).mean())

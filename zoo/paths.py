@@ -9,6 +9,7 @@ from ..errors import IntegrityError
 
 # Files that run code when they are loaded.
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".npy")
+OPENVINO_WEIGHTS = ".openvino.bin"  # bare numbers, whose places the .xml beside them names
 
 
 def check_name(name: object) -> str:
@@ -17,7 +18,7 @@ def check_name(name: object) -> str:
     plain = isinstance(name, str) and re.fullmatch(r"[^/\\:\x00-\x1f\x7f]+(/[^/\\:\x00-\x1f\x7f]+)*", name)
     if not isinstance(name, str) or not plain or {".", "..", ".git"} & set(name.split("/")) or name.startswith("~"):
         raise IntegrityError(f"a manifest names the file {name!r}, which is not a plain path inside its folder", hint=hint)
-    if name.lower().endswith(PICKLES):
+    if name.lower().endswith(PICKLES) and not name.endswith(OPENVINO_WEIGHTS):
         raise IntegrityError(f"a manifest names the file {name!r}: such files can hold code, and kdzoo reads none", hint=hint)
     return name
 

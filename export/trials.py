@@ -1,0 +1,154 @@
+"""What is benchmarked: the files of packages, each in every runtime that takes it here, or in those that are named. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EnvironmentProblem, UsageError
+from ..zoo.folder_repository import FolderRepository
+from ..zoo.target import Target
+from .candidates import packages_in
+from .outputs import as_input
+from .package import Artifact, Package
+from .runtime import RUNTIMES, Runtime
+from .source import resolve_package
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TORCH = "torch"  # runs the student, which is no exported file: only where it is named
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file in one runtime."""
+
+    package: Package
+    artifact: Artifact
+    runtime: Runtime
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What tells it from the others."""
+        return {
+            "package": str(self.package.folder),
+            "target": self.package.document["target"],
+            "file": self.artifact.path,
+            "precision": self.artifact.precision,
+            "runtime": self.runtime.name,
+        }
+
+    def inputs(self, count: int) -> NDArray[Any]:
+        """The golden images, over and over, as the file takes them."""
+        import numpy as np
+
+        images, _ = self.package.golden()
+        kind = "float" if self.artifact.input.dtype == "float32" else "uint8"
+        prepared = as_input(images, self.package.preprocess, kind)
+        return np.ascontiguousarray(prepared[np.arange(count) % len(prepared)])
+
+    def batches(self, wanted: Sequence[int]) -> list[int]:
+        """The `wanted` batch sizes, or those of the export; raises `UsageError` for one that the file cannot take."""
+        low, _, high = self.artifact.batch
+        bounded = low == high or self.artifact.compute_capability is not None
+        for size in wanted:
+            if bounded and not low <= size <= high:
+                takes = f"has a fixed batch of {low}" if low == high else f"takes batches of {low} to {high}"
+                raise UsageError(f"{self.artifact.path} {takes}, not {size}", hint="leave --batch out, or choose files by --format")
+        return list(dict.fromkeys(wanted or self.artifact.batch))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The files to look at; nothing given is all of them."""
+
+    branches: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+
+    def takes(self, artifact: Artifact) -> bool:
+        return artifact.format in (self.formats or [artifact.format]) and artifact.precision in (
+            self.precisions or [artifact.precision]
+        )
+
+
+@dataclass
+class Trials:
+    """What can be run, and by package, file and runtime why the rest cannot."""
+
+    chosen: list[Trial] = field(default_factory=list)
+    not_run: list[dict[str, str]] = field(default_factory=list)
+
+
+def open_packages(sources: Sequence[str], branches: Sequence[str], say: Callable[[str], None]) -> list[Package]:
+    """The packages that `sources` are or hold, of the `branches` that are asked for, all files checked."""
+    wanted, found = {str(Target.parse(branch)) for branch in branches}, dict[Path, Package]()
+    for source in sources:
+        folder = Path(source)
+        inside = list(packages_in(folder)) if folder.is_dir() and not FolderRepository(folder).exists() else []
+        for package in inside or [resolve_package(source, say)]:
+            found.setdefault(package.folder.resolve(), package)
+    known = sorted({package.document["target"] for package in found.values()})
+    if missing := wanted - set(known):
+        raise UsageError(
+            f"there is no package of {', '.join(sorted(missing))}", known=known, hint="kdzoo export --branch makes one"
+        )
+    packages = [package for package in found.values() if not wanted or package.document["target"] in wanted]
+    for package in packages:
+        package.verify_files()
+    return packages
+
+
+def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
+    """Every chosen file in every runtime that takes it here or, where runtimes are named, in those.
+
+    Raises:
+        UsageError: no file is chosen, or a named runtime takes none of them.
+        EnvironmentProblem: a named runtime cannot run here, or nothing can.
+    """
+    runtimes = [RUNTIMES.get(name)() for name in choice.runtimes or (n for n in RUNTIMES.names() if n != TORCH)]
+    found, known, refusals = Trials(), [], dict[str, str]()
+    for package in packages:
+        known += [artifact.path for artifact in package.artifacts]
+        files = [artifact for artifact in package.artifacts if choice.takes(artifact)]
+        if TORCH in choice.runtimes:
+            files += student_in(package, refusals)
+        for artifact in files:
+            for runtime in runtimes:
+                if reason := runtime.refuses(artifact):
+                    refusals.setdefault(runtime.name, reason)
+                    continue
+                trial = Trial(package, artifact, runtime)
+                try:
+                    runtime.check(package.folder, artifact)
+                except EnvironmentProblem as problem:
+                    if choice.runtimes:
+                        raise
+                    found.not_run.append({**trial.labels, "reason": problem.what, "fix": problem.hint})
+                else:
+                    found.chosen.append(trial)
+    for runtime in runtimes if choice.runtimes else []:
+        if runtime.name not in {trial.runtime.name for trial in found.chosen}:
+            reason = refusals.get(runtime.name, "no file is chosen")
+            raise UsageError(f"{runtime.name} runs none of these files: {reason}", known=list(dict.fromkeys(known)))
+    if not found.chosen:
+        if found.not_run:
+            first = found.not_run[0]
+            raise EnvironmentProblem(f"nothing of this runs here; {first['file']}: {first['reason']}", hint=first["fix"])
+        raise UsageError("no file of these packages is chosen", known=list(dict.fromkeys(known)))
+    return found
+
+
+def student_in(package: Package, refusals: dict[str, str]) -> list[Artifact]:
+    """What torch runs of a package; nothing, with the reason, where that is no fair comparison."""
+    from .runtimes.torch import student_of
+
+    try:
+        return [student_of(package)]
+    except UsageError as error:
+        refusals.setdefault(TORCH, error.what)
+        return []
