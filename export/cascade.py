@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 EXIT = "exit"
+LAST = "logits_last"  # in the flat graph, those of the last branch
 
 
 def nest_file(path: Path, thresholds: Sequence[float]) -> None:
@@ -39,12 +40,7 @@ def nest(model: onnx.ModelProto, thresholds: Sequence[float]) -> None:
     graph = model.graph
     outputs = list(graph.output)
     classes = outputs[-1].type.tensor_type.shape
-    for node in graph.node:  # the name belongs to the answer of the whole
-        for k, name in enumerate(node.output):
-            if name == "logits":
-                node.output[k] = "logits_last"
-    names = [value.name for value in outputs[:-1]] + ["logits_last"]
-    parts = _Parts(list(graph.node), {tensor.name: tensor for tensor in graph.initializer}, names)
+    parts = segments_of(graph)
     nodes, tensors, (answer, number) = parts.level(0, list(thresholds), "")
     nodes += [helper.make_node("Identity", [answer], ["logits"]), helper.make_node("Identity", [number], [EXIT])]
     batch = classes.dim[0].dim_param or classes.dim[0].dim_value
@@ -56,8 +52,18 @@ def nest(model: onnx.ModelProto, thresholds: Sequence[float]) -> None:
     onnx.checker.check_model(model)
 
 
+def segments_of(graph: onnx.GraphProto) -> Segments:
+    """What every exit of a flat graph adds. Its nodes are changed: the name `logits` belongs to the answer of the whole."""
+    for node in graph.node:
+        for k, name in enumerate(node.output):
+            if name == "logits":
+                node.output[k] = LAST
+    names = [value.name for value in graph.output[:-1]] + [LAST]
+    return Segments(list(graph.node), {tensor.name: tensor for tensor in graph.initializer}, names)
+
+
 @dataclass
-class _Parts:
+class Segments:
     """The flat graph, cut into what every exit adds."""
 
     nodes: list[onnx.NodeProto]

@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch import nn
 
 from kdzoo.export.cascade import nest_file
-from kdzoo.export.onnx_file import OnnxRunner, check_onnx, write_graph
-from kdzoo.export.onnx_graph import trace_onnx, write_onnx
-from kdzoo.export.quantize import calibrate, quantise
+from kdzoo.export.onnx_file import OnnxRunner, check_onnx
 from kdzoo.export.thresholds import NEVER, confidence_of, exits_of, so_far
-from kdzoo.tests.small_students import SIZE, conv_bn, raw_images
-from kdzoo.zoo.network import IMAGE, MultiBranch
-from kdzoo.zoo.student import select
-from kdzoo.zoo.target import Target
-
-OUTPUTS = ("logits_1", "logits_2", "logits")
+from kdzoo.tests.small_cascade import OUTPUTS, flat_cascade
+from kdzoo.tests.small_students import raw_images
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three exits along a chain of stages, logits of different sureness; not nested yet."""
-    torch.manual_seed(0)
-    network, node = MultiBranch(), IMAGE
-    for number, (inputs, outputs) in enumerate(((3, 8), (8, 16), (16, 24)), start=1):
-        node = network.add(f"stage{number}", conv_bn(inputs, outputs, 2), node)
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(outputs, 10))
-        nn.init.normal_(head[-1].weight, 0, 4.0)
-        network.add_branch(node, head)
-    network.target_branch = 3
-    student = select(network.eval(), Target.parse("cascade"))
-    assert student.output_names() == OUTPUTS
-    return write_onnx(trace_onnx(student, **SIZE), tmp_path_factory.mktemp("flat") / "flat.onnx").path
+def flat(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return flat_cascade(tmp_path_factory.mktemp("flat"))
 
 
-def files(flat: Path, folder: Path) -> dict[str, Path]:
-    """The flat graph in float32 and in eight bits."""
-    made = quantise(flat, calibrate(flat, raw_images(32)), "unsigned")
-    write_graph(folder / "int8.onnx", made.data)
-    (folder / "fp32.onnx").write_bytes(flat.read_bytes())
-    return {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx"}
+def files(flat: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """Copies, to be nested."""
+    return {name: Path(shutil.copy(path, folder)) for name, path in flat.items()}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_every_image_gets_the_logits_of_its_own_exit(flat: Path, precision: str, tmp_path: Path) -> None:
+def test_every_image_gets_the_logits_of_its_own_exit(flat: dict[str, Path], precision: str, tmp_path: Path) -> None:
     path, images = files(flat, tmp_path)[precision], raw_images(48)
     outputs = OnnxRunner(path).everything(images)
     answers = so_far([outputs[name] for name in OUTPUTS])
@@ -66,7 +45,7 @@ def test_every_image_gets_the_logits_of_its_own_exit(flat: Path, precision: str,
         assert alone["exit"][0] == leave[i] + 1 and np.abs(alone["logits"][0] - expected[i]).max() < 1e-4
 
 
-def test_what_lies_behind_an_exit_stands_in_the_branch_of_a_condition(flat: Path, tmp_path: Path) -> None:
+def test_what_lies_behind_an_exit_stands_in_the_branch_of_a_condition(flat: dict[str, Path], tmp_path: Path) -> None:
     path = files(flat, tmp_path)["fp32"]
     nest_file(path, (0.5, 0.5))
     graph, found = onnx.load(path).graph, []
@@ -81,7 +60,7 @@ def test_what_lies_behind_an_exit_stands_in_the_branch_of_a_condition(flat: Path
     assert found == [2, 2, 2]  # a stage and a classifier each
 
 
-def test_thresholds_that_nobody_reaches_give_the_last_exit(flat: Path, tmp_path: Path) -> None:
+def test_thresholds_that_nobody_reaches_give_the_last_exit(flat: dict[str, Path], tmp_path: Path) -> None:
     path, images = files(flat, tmp_path)["fp32"], raw_images(8)
     outputs = OnnxRunner(path).everything(images)
     expected = so_far([outputs[name] for name in OUTPUTS])[-1]

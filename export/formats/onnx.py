@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +38,7 @@ class Onnx(Format):
         if precision != "fp32":
             keep = overflowing(job, precision)
         info = write_onnx(job.graph, path, precision, metadata=job.metadata, keep_float=keep)  # type: ignore[arg-type]
-        return [_artifact(finish(job, info), precision, job, "onnxruntime", {"kept_float32": list(keep)} if keep else {})]
+        return [onnx_artifact(finish(job, info), precision, job, "onnxruntime", {"kept_float32": list(keep)} if keep else {})]
 
     def _emit_int8(self, job: Job, path: Path) -> list[Artifact]:
         """For onnxruntime and, where engines are built, for TensorRT: two files of one calibration."""
@@ -46,22 +47,31 @@ class Onnx(Format):
             details = {**job.int8.write(path, grid), "grid_ms": found}
         else:
             details = job.int8.write(path, job.options.int8_grid)  # type: ignore[arg-type]
-        artifacts = [_artifact(finish(job, describe_onnx(path)), "int8", job, "onnxruntime", details)]
-        if job.engines:
+        artifacts = [onnx_artifact(finish(job, describe_onnx(path)), "int8", job, "onnxruntime", details)]
+        if job.engines and job.thresholds is None:
             path = job.folder / onnx_name("int8", for_engine=True)
             details = job.int8.write(path, "signed")
-            artifacts.append(_artifact(describe_onnx(path), "int8", job, "tensorrt", details))
+            artifacts.append(onnx_artifact(describe_onnx(path), "int8", job, "tensorrt", details))
         return artifacts
 
 
 def finish(job: Job, info: OnnxInfo) -> OnnxInfo:
-    """The graph of a cascade is nested when everything else is done."""
+    """The graph of a cascade is nested when everything else is done; the flat one is kept for its parts."""
     from ..cascade import nest_file
 
     if job.thresholds is None:
         return info
+    shutil.copyfile(info.path, job.scratch / info.path.name)
     nest_file(info.path, job.thresholds)
     return describe_onnx(info.path)
+
+
+def flat_graph(job: Job, precision: str) -> Path:
+    """The graph of a cascade before it was nested, for engines where they are built: with the logits of every branch."""
+    path = job.scratch / onnx_name(precision, for_engine=job.engines)
+    if not path.exists():
+        job.int8.write(path, "signed")
+    return path
 
 
 def overflowing(job: Job, precision: str) -> tuple[str, ...]:
@@ -75,7 +85,7 @@ def overflowing(job: Job, precision: str) -> tuple[str, ...]:
     return too_large(ranges, job.graph.graph, precision)  # type: ignore[arg-type]
 
 
-def _artifact(info: OnnxInfo, precision: str, job: Job, runtime: str, further: dict[str, Any]) -> Artifact:
+def onnx_artifact(info: OnnxInfo, precision: str, job: Job, runtime: str, further: dict[str, Any]) -> Artifact:
     known: dict[str, Any] = {k: v for k, v in asdict(info).items() if k in ("opset", "ir_version", "nodes", "producer")}
     return Artifact(
         path=info.path.name,

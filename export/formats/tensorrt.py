@@ -13,6 +13,7 @@ from .tensorrt_rtx import TensorRTRTX
 @FORMATS.register("tensorrt")
 class TensorRT(Format):
     name = "tensorrt"
+    engines = True
 
     def check(self, options: ExportOptions) -> None:
         for capability in options.capabilities or (None,):

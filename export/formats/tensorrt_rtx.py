@@ -12,6 +12,7 @@ from ..tensorrt_build import parse_capability
 @FORMATS.register("trt-rtx")
 class TensorRTRTX(Format):
     name = "trt-rtx"
+    engines = True
 
     def check(self, options: ExportOptions) -> None:
         for capability in options.capabilities or DEFAULT_CAPABILITIES:
