@@ -9,8 +9,8 @@ from . import options
 from .console import Console, table, verb
 
 if TYPE_CHECKING:
-    from ..export.format import ExportOptions
     from ..export.package import Package
+    from ..export.request import Request
 
 
 # How files are made and judged: `export` and `family` share it.
@@ -66,7 +66,7 @@ MAKING = (
         default=("target",),
         help="target, 1..N, fused, ensemble, 1+2+3, cascade, all (one file with every branch), all-targets. Repeats.",
     ),
-    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
+    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, openvino, trt, trt-rtx, ... Repeats."),
     click.option("--precision", "-p", "precisions", multiple=True, default=("fp32",), help="fp32, fp16, bf16, int8. Repeats."),
     click.option(
         "--output",
@@ -78,22 +78,23 @@ MAKING = (
 )
 def export(console: Console, source: str | None, **settings: Any) -> None:
     """Cut a branch out of a checkpoint and write it as measured files."""
-    from ..export.exporter import check_output
+    from ..export.exporter import export as export_one
     from ..export.source import resolve_checkpoint
     from ..zoo.target import Target
 
     for text in settings["branches"]:
         Target.parse(text)  # a misspelt branch is told before anything is read
-    making = choices(settings)
+    wanted = request(settings)
     checkpoint = resolve_checkpoint(source, console.say)
     targets = options.expand(settings["branches"], checkpoint.targets)
     output: Path | None = settings["output"]
     names = {target: f"{checkpoint.manifest.entry}-{target}" for target in targets}
     folders = {t: output / name if output and len(targets) > 1 else output or Path(name) for t, name in names.items()}
-    for target, folder in folders.items():  # all of them, before the first one is written
-        checkpoint.require(target)
-        check_output(folder, checkpoint.folder, settings["force"])
-    packages = [export_one(console, checkpoint, target, making, folder, settings) for target, folder in folders.items()]
+    wanted.check(checkpoint, folders)  # all of them, before the first one is written
+    packages = []
+    for target, folder in folders.items():
+        console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
+        packages.append(export_one(checkpoint, target, wanted, output=folder, say=console.say))
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
     console.result(
         documents if len(documents) > 1 else documents[0],
@@ -102,11 +103,13 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     console.hint(f"kdzoo verify {packages[0].folder}")
 
 
-def choices(settings: dict[str, Any]) -> ExportOptions:
-    """The options of one call; raises `UsageError` for a batch that is none."""
+def request(settings: dict[str, Any]) -> Request:
+    """What one call asks for; raises `UsageError` for a batch that is none."""
     from ..export.format import Batch, ExportOptions
+    from ..export.gates import Gates
+    from ..export.request import Request
 
-    return ExportOptions(
+    making = ExportOptions(
         precisions=tuple(dict.fromkeys(settings["precisions"])),
         batch=Batch.parse(settings["batch"]),
         input=settings["input_kind"],
@@ -114,27 +117,11 @@ def choices(settings: dict[str, Any]) -> ExportOptions:
         capabilities=settings["capabilities"],
         **{name: settings[name] for name in ("calibration", "calibration_images", "int8_grid", "sensitivity")},
     )
-
-
-def export_one(
-    console: Console, checkpoint: Any, target: Any, making: ExportOptions, folder: Path, settings: dict[str, Any]
-) -> Package:
-    from ..export.exporter import export
-    from ..export.gates import Gates
-
-    console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
-    return export(
-        checkpoint,
-        target,
+    return Request(
         formats=settings["formats"],
         options=making,
         gates=Gates.of(settings["max_drop"], settings["min_agreement"]),
-        output=folder,
-        force=settings["force"],
-        data=settings["data"],
-        verify=settings["verify"],
-        cascade_loss=settings["cascade_loss"],
-        say=console.say,
+        **{name: settings[name] for name in ("force", "data", "verify", "cascade_loss")},
     )
 
 

@@ -7,13 +7,13 @@ import click
 
 from . import options
 from .console import Console, table, verb
-from .export import MAKING, choices
+from .export import MAKING, request
 
 
 @verb(
     options.source,
     click.option("--branch", "-b", "branches", multiple=True, default=("all-targets",), help="Targets. Repeats. [all of them]"),
-    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, trt, trt-rtx, tensorrt. Repeats."),
+    click.option("--format", "-f", "formats", multiple=True, default=("onnx",), help="onnx, openvino, trt, trt-rtx, ... Repeats."),
     click.option("--precision", "-p", "precisions", multiple=True, default=("fp32", "fp16", "int8"),
                  help="fp32, fp16, bf16, int8. Repeats. [fp32 fp16 int8]"),
     click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the family. [<entry>-family]"),
@@ -23,24 +23,13 @@ def family(console: Console, source: str | None, **settings: Any) -> None:
     """Write every target of a checkpoint in every precision, measured, with a Pareto table."""
     from ..errors import GateFailed
     from ..export.family import export_family
-    from ..export.gates import Gates
     from ..export.source import resolve_checkpoint
 
+    wanted = request(settings)
     checkpoint = resolve_checkpoint(source, console.say)
     targets = options.expand(settings["branches"], lambda: distinct(checkpoint.targets()))
-    found = export_family(
-        checkpoint,
-        targets,
-        formats=settings["formats"],
-        options=choices(settings),
-        gates=Gates.of(settings["max_drop"], settings["min_agreement"]),
-        output=settings["output"] or Path(f"{checkpoint.manifest.entry}-family"),
-        force=settings["force"],
-        data=settings["data"],
-        verify=settings["verify"],
-        cascade_loss=settings["cascade_loss"],
-        say=console.say,
-    )
+    output = settings["output"] or Path(f"{checkpoint.manifest.entry}-family")
+    found = export_family(checkpoint, targets, wanted, output=output, say=console.say)
     rows = [
         (m.path, f"{m.bytes / 1e6:.2f}", f"{m.macs / 1e6:.1f}", "-" if m.top1 is None else f"{m.top1:.2f}",
          "-" if m.p50_ms is None else f"{m.p50_ms:.2f}", "*" if m.pareto else "", m.not_run)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from ..zoo.checkpoint import Checkpoint
 from ..zoo.datasets import EncodedImages, ImageSplit, find_data, held_out, open_split
 from ..zoo.target import Target
@@ -61,19 +61,14 @@ def find_exits(checkpoint: Checkpoint, student: Student, training: ImageSplit | 
     """The thresholds of a cascade, from the training images that the run has held out.
 
     Raises:
-        UsageError: it has held none out. DataError: they are not at hand. GateFailed: no early exit loses as little as `limit`.
+        DataError: they are not at hand. GateFailed: no early exit loses as little as `limit`.
     """
     from ..zoo.profile import profile
     from ..zoo.student import Several, select
 
     assert isinstance(student, Several)
     manifest = checkpoint.manifest
-    count = manifest.recipe.get("holdout", 0)
-    if not count:
-        raise UsageError(
-            f"{manifest.entry} was trained on all its training images, and thresholds found on those would be too bold",
-            hint="train it with --set holdout=5000, which keeps images for this",
-        )
+    count = manifest.recipe["holdout"]
     if training is None:
         raise DataError("the thresholds of a cascade are found on training images, and none are at hand", hint="--data names them")
     held = held_out(training, count)[1]

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutputError, UnknownName, UsageError
+from ..errors import GateFailed
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, describe_files
 from ..zoo.files import new_folder, sha256, write_bytes, write_json
 from ..zoo.manifest import command_line, git_commit, library_versions
 from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
-from .card import package_card
+from .cards.package_card import package_card
+from .cards.published_figures import published_figures
 from .evidence import evidence, find_exits, training_images
-from .format import FORMATS, PRECISIONS, ExportOptions, Format, Job
-from .gates import Gates, passing
+from .format import Format, Job
+from .gates import passing
 from .measure import measure_package
 from .package import (
     CARD,
@@ -36,14 +37,17 @@ from .package import (
     Package,
     write_manifest,
 )
+from .request import Request
+from .torch_answers import node_logits, student_outputs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..zoo.student import Student
+    from .torch_answers import NodeLogits
 
-LIBRARIES = ("kdzoo", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx", "tensorrt", "safetensors", "numpy")
+LIBRARIES = ("kdzoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt_rtx", "tensorrt", "safetensors", "numpy")
 NUM_GOLDEN = 8
 PROBED = 100  # images that are looked at for numbers that a narrow type cannot hold
 Say = Callable[[str], None]
@@ -52,56 +56,40 @@ Say = Callable[[str], None]
 def export(
     checkpoint: Checkpoint,
     target: Target,
+    request: Request | None = None,
     *,
-    formats: tuple[str, ...] = ("onnx",),
-    options: ExportOptions | None = None,
-    gates: Gates | None = None,
     output: Path | None = None,
-    force: bool = False,
-    data: Path | None = None,
-    verify: bool = True,
-    cascade_loss: float = 0.1,
     refused: dict[str, str] | None = None,
+    answers: NodeLogits | None = None,
     say: Say = lambda line: None,
+    **settings: Any,
 ) -> Package:
     """Write the package of one target and give it back, opened.
 
     Args:
+        request: what is wanted; `settings` are fields of `Request` by name, and go over it.
         output: the folder of the package; by default `<entry>-<target>` here.
-        data: the images that accuracy is measured on; by default wherever `find_data` finds them. Where there are none, parity is
-            measured on the images that the checkpoint carries, accuracy is not, and manifest and card say so.
-        cascade_loss: points of top-1 that the early exits of a cascade may cost, with 95 % certainty.
         refused: takes, by path, why a file failed its gate; that file and its engines are left out then, and the others stay.
             Without it, one failure ends the export.
+        answers: what the whole network says of the images (`Evidence.answers`), where that is known already.
         say: takes the lines of talk.
 
     Raises:
         UnknownName, UsageError, OutputError, DataError: the request cannot be met as it stands.
         EnvironmentProblem: a package, a GPU or disk space is missing.
-        GateFailed: a file is too far from torch; nothing is left behind.
+        GateFailed: a file is too far from torch, or all are; nothing is left behind.
     """
-    options, gates = options or ExportOptions(), gates or Gates()
-    manifest = checkpoint.manifest
-    unknown = [p for p in options.precisions if p not in PRECISIONS]
-    if unknown:
-        raise UnknownName("precision", unknown[0], PRECISIONS)
-    if options.input not in ("uint8", "float"):
-        raise UnknownName("input", options.input, ["uint8", "float"])
-    makers = resolve_formats(formats, options, say)
-    if target.word == "cascade" and any(maker.from_onnx for maker in makers):
-        raise UsageError(
-            "TensorRT builds no engine of a cascade: it cannot compile the conditions between the exits",
-            hint="--format onnx for the cascade, and the branches one by one as engines",
-        )
+    request = replace(request or Request(), **settings)
+    options, manifest = request.options, checkpoint.manifest
     folder = output or Path(f"{manifest.entry}-{target}")
-    check_output(folder, checkpoint.folder, force)
-
+    request.check(checkpoint, {target: folder})
+    makers = request.makers(target, say)
     student, kept, dropped = cut(checkpoint, target)
-    images, labels = evidence(checkpoint, data, say)
-    training = training_images(checkpoint, data) if "int8" in options.precisions or target.word == "cascade" else None
-    found = find_exits(checkpoint, student, training, cascade_loss, say) if target.word == "cascade" else None
+    images, labels = evidence(checkpoint, request.data, say)
+    training = training_images(checkpoint, request.data) if "int8" in options.precisions or target.word == "cascade" else None
+    found = find_exits(checkpoint, student, training, request.cascade_loss, say) if target.word == "cascade" else None
     thresholds = found.values if found else None
-    options_used = {"batch": list(options.batch.sizes), "input": options.input, "opset": options.opset}
+    weights_sha256 = manifest.files[WEIGHTS]["sha256"]
     description = {
         "entry": manifest.entry,
         "target": str(target),
@@ -109,12 +97,22 @@ def export(
         "backbone": manifest.backbone,
         "dataset": manifest.dataset,
         "source": {
-            "weights_sha256": manifest.files[WEIGHTS]["sha256"],
+            "weights_sha256": weights_sha256,
             "epochs": manifest.epochs,
+            "seed": manifest.recipe.get("seed"),
+            "given": checkpoint.origin,
         },
+        "published": published_figures(manifest.entry, [str(target)]),
         "tensors": {"kept": kept, "dropped": dropped},
-        "options": options_used,
-        "verified": verify,
+        "options": request.recorded(),
+        "gates": asdict(request.gates),
+        "verified": request.verify,
+        "provenance": {
+            "command": command_line(),
+            "git_commit": git_commit(),
+            "versions": library_versions(*LIBRARIES),
+            "training": manifest.provenance,
+        },
         **({"cascade": asdict(found)} if found else {}),
     }
     metadata = {
@@ -123,79 +121,57 @@ def export(
         "kdzoo.labels": json.dumps(list(manifest.classes), ensure_ascii=False),
         "kdzoo.preprocess": json.dumps(manifest.preprocess.to_dict(), sort_keys=True),
         "kdzoo.input": options.input,
-        "kdzoo.source_sha256": description["source"]["weights_sha256"],  # type: ignore[index]
+        "kdzoo.source_sha256": weights_sha256,
     }
-    with new_folder(folder) as part:
+    with new_folder(folder) as part, tempfile.TemporaryDirectory() as scratch:
         write_student(part, student, checkpoint, target)
         write_json(part / PREPROCESS, manifest.preprocess.to_dict())
         write_bytes(part / LABELS, ("\n".join(manifest.classes) + "\n").encode())
-        artifacts: list[Artifact] = []
-        with tempfile.TemporaryDirectory() as scratch:
-            job = Job(
-                student, part, manifest.preprocess, options, metadata, images.head(PROBED).images, training, gates.max_drop,
-                engines=any(maker.from_onnx for maker in makers), scratch=Path(scratch), thresholds=thresholds,
-            )  # fmt: skip
-            for precision in options.precisions:
-                for maker in makers:
-                    say(f"writing {maker.name} {precision}")
-                    artifacts += maker.emit(job, precision)
+        job = Job(
+            student, part, manifest.preprocess, options, metadata, images.head(PROBED).images, training,
+            request.gates.max_drop, engines=any(maker.engines for maker in makers), scratch=Path(scratch), thresholds=thresholds,
+        )  # fmt: skip
+        artifacts = emit(job, makers, refused, say)
         write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess, artifacts, thresholds)
-        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, verify, say, thresholds)
-        if verify:
-            artifacts = passing(part, artifacts, measured, gates, refused)
+        reference = None
+        if request.verify:
+            if answers is None:
+                say(f"running torch on {len(images)} images")
+                answers = node_logits(student, student.outputs, manifest.preprocess, images)
+            reference = student_outputs(student, answers, thresholds)
+        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, reference, say, refused)
+        artifacts = passing(part, artifacts, measured, request.gates, refused)
+        if not artifacts:
+            raise GateFailed(f"no file of target {target} passed its gates: {'; '.join((refused or {}).values())}")
+        keep_expected(part, artifacts)
         metrics = measured.document(manifest, target)
         write_json(part / METRICS, metrics)
-        provenance = {
-            "command": command_line(),
-            "git_commit": git_commit(),
-            "versions": library_versions(*LIBRARIES),
-            "training": manifest.provenance,
-        }
-        document = {
-            **description,
-            "gates": {"max_drop": gates.max_drop, "min_agreement": gates.min_agreement},
-            "provenance": provenance,
-        }
-        card = package_card(document, metrics, artifacts, list(manifest.classes))
+        card = package_card(description, metrics, artifacts, list(manifest.classes), manifest.preprocess.to_dict())
         write_bytes(part / CARD, card.encode())
-        write_manifest(part, {**document, "files": describe_files(part)}, artifacts)
+        write_manifest(part, {**description, "files": describe_files(part)}, artifacts)
     return Package.open(folder)
 
 
-def check_output(folder: Path, source: Path, force: bool) -> None:
-    """Raises `OutputError` where a new package may not take the place of what stands at `folder`."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file", hint="name a folder with --output")
-    for kept, what in ((Path.cwd(), "the folder you are in"), (source, "the checkpoint")):
-        if kept.resolve().is_relative_to(folder.resolve()):
-            raise OutputError(f"{folder} is or holds {what} and cannot be replaced", hint="name another folder with --output")
-    if any(folder.iterdir()) and not force:
-        raise OutputError(f"{folder} is not empty", hint="name another folder with --output, or replace it with --force")
-
-
-def resolve_formats(names: tuple[str, ...], options: ExportOptions, say: Say) -> list[Format]:
-    """The makers of the wanted formats, each checked against this machine; the ONNX first, because engines are made from it."""
-    makers: dict[str, Format] = {}
-    for name in names:
-        cls, why = FORMATS.get(name).resolve(options)
-        if why:
-            say(f"{name} -> {why}")
-        makers[cls.name] = cls()
-    if any(maker.from_onnx for maker in makers.values()):
-        makers = {"onnx": FORMATS.get("onnx")(), **makers}
-    for maker in makers.values():
-        maker.check(options)
-    return sorted(makers.values(), key=lambda maker: maker.from_onnx)
+def emit(job: Job, makers: Sequence[Format], refused: dict[str, str] | None, say: Say) -> list[Artifact]:
+    """Write the files of every precision. What a precision cannot hold is noted in `refused` or, without it, raised."""
+    artifacts: list[Artifact] = []
+    for precision in job.options.precisions:
+        for maker in makers:
+            say(f"writing {maker.name} {precision}")
+            try:
+                artifacts += maker.emit(job, precision)
+            except GateFailed as error:
+                if refused is None:
+                    raise
+                refused[f"{maker.name} {precision}"] = error.what
+                break  # the other formats are made from the one that failed
+    return artifacts
 
 
 def cut(checkpoint: Checkpoint, target: Target) -> tuple[Student, list[str], list[str]]:
     """The student of a target, with the names of the tensors that it keeps and that it drops."""
     from ..zoo.student import select, split_tensors
 
-    if target.word == "all-targets":
-        raise UsageError("all-targets is one package per target", hint="export the targets one by one")
     network = checkpoint.network()
     student = select(network, target)
     kept, dropped = split_tensors(network, student)
@@ -243,8 +219,21 @@ def write_golden(
 
     from .outputs import run_file, torch_outputs
 
-    own = {a.path: run_file(folder, a, images, preprocess) for a in artifacts if a.format == "onnx" and a.precision == "int8"}
+    eight = [a for a in artifacts if a.format in ("onnx", "openvino") and a.precision == "int8"]
+    own = {a.path: run_file(folder, a, images, preprocess) for a in eight}
     (folder / GOLDEN_INPUTS).parent.mkdir()
     np.savez(folder / GOLDEN_INPUTS, image=images)
     expected: dict[str, Any] = {**torch_outputs(student, preprocess, images, thresholds), **own}
     np.savez(folder / GOLDEN_EXPECTED, **expected)
+
+
+def keep_expected(folder: Path, artifacts: Sequence[Artifact]) -> None:
+    """Leave out of the golden logits those of files that were refused."""
+    import numpy as np
+
+    with np.load(folder / GOLDEN_EXPECTED, allow_pickle=False) as arrays:
+        expected = dict(arrays)
+    paths = {artifact.path for artifact in artifacts}
+    left = {name: values for name, values in expected.items() if name in paths or not name.endswith((".onnx", ".xml"))}
+    if len(left) < len(expected):
+        np.savez(folder / GOLDEN_EXPECTED, **left)

@@ -1,28 +1,32 @@
 """Everything that a checkpoint can become, in one go: a package per target, a Pareto table of all files, one picture.
 
-A file that fails its gate is refused, alone; the others stay. What cannot be made at all ends the export; the packages before it
-are whole. Torch-free at import.
+A file that fails its gate is refused, alone; the others stay. Torch-free at import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import OutputError
-from ..zoo.checkpoint import Checkpoint
+from ..errors import GateFailed, OutputError
+from ..zoo.checkpoint import WEIGHTS, Checkpoint
 from ..zoo.files import write_json
 from ..zoo.manifest import host_description
 from ..zoo.target import Target
-from .exporter import check_output, export
-from .format import ExportOptions
-from .gates import Gates
+from .cards.markdown import in_order
+from .evidence import evidence
+from .exporter import export
 from .package import SCHEMA_VERSION, Package
+from .pareto_picture import draw_pareto
+from .request import Request
+from .torch_answers import node_logits
+
+if TYPE_CHECKING:
+    from .torch_answers import NodeLogits
 
 FAMILY, PICTURE = "family.json", "pareto.png"
-COLOURS = {"fp32": "#0072B2", "fp16": "#E69F00", "bf16": "#CC79A7", "int8": "#009E73"}
 Say = Callable[[str], None]
 
 
@@ -60,40 +64,36 @@ class Family:
 def export_family(
     checkpoint: Checkpoint,
     targets: Sequence[Target],
+    request: Request,
     *,
-    formats: tuple[str, ...],
-    options: ExportOptions,
-    gates: Gates,
     output: Path,
-    force: bool = False,
-    data: Path | None = None,
-    verify: bool = True,
-    cascade_loss: float = 0.1,
     say: Say = lambda line: None,
 ) -> Family:
     """Write a package of every target into `output`, then `family.json` and, where matplotlib is installed, `pareto.png`.
 
+    Packages of other targets of the same checkpoint that stand in `output` stay, and are listed with them.
+
     Raises:
-        OutputError: a package is there already and `force` was not asked for. Otherwise as `export`, but for failed gates.
+        OutputError: a package is there already and `request.force` is not set, or it is of another checkpoint.
+        GateFailed: no file of any target passed. Otherwise as `export`.
     """
     folders = {target: output / str(target) for target in targets}
-    if output.is_file():
-        raise OutputError(f"{output} is a file", hint="name a folder with --output")
-    for target, folder in folders.items():  # all of them, before the first one is written
-        checkpoint.require(target)
-        check_output(folder, checkpoint.folder, force)
+    check_family(checkpoint, folders, output, request.force)
+    request.check(checkpoint, folders)
     refused: dict[str, str] = {}
-    members: list[Member] = []
+    answers = everything(checkpoint, request, say) if request.verify else None
     for target, folder in folders.items():
         say(f"exporting branch {target} of {checkpoint.manifest.entry}")
         failed: dict[str, str] = {}
-        package = export(
-            checkpoint, target, formats=formats, options=options, gates=gates, output=folder, force=force, data=data,
-            verify=verify, cascade_loss=cascade_loss, refused=failed, say=say,
-        )  # fmt: skip
-        refused |= {f"{target}/{path}": reason for path, reason in failed.items()}
-        members += members_of(package)
-    ranked = tuple(mark_pareto(members))
+        try:
+            export(checkpoint, target, request, output=folder, refused=failed, answers=answers, say=say)
+        except GateFailed as error:
+            failed = failed or {"": error.what}
+        refused |= {f"{target}/{path}".rstrip("/"): reason for path, reason in failed.items()}
+    packages = [package for package in packages_in(output) if is_of(package, checkpoint)]
+    if not packages:
+        raise GateFailed(f"no file passed its gates: {'; '.join(refused.values())}")
+    ranked = tuple(mark_pareto(member for package in packages for member in members_of(package)))
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": "family",
@@ -106,6 +106,40 @@ def export_family(
     if not draw_pareto(ranked, output / PICTURE, checkpoint.manifest.entry):
         say(f"{PICTURE} is left out: matplotlib is not installed (pip install 'kdzoo[plot]')")
     return Family(output, ranked, refused, document)
+
+
+def check_family(checkpoint: Checkpoint, folders: dict[Target, Path], output: Path, force: bool) -> None:
+    """Raises `OutputError` where the family of another checkpoint stands in `output`, or one that was not to be changed."""
+    if output.is_file():
+        raise OutputError(f"{output} is a file", hint="name a folder with --output")
+    if not output.is_dir():
+        return
+    for package in packages_in(output):
+        if package.folder not in folders.values() and not is_of(package, checkpoint):
+            raise OutputError(f"{package.folder} was cut from another checkpoint", hint="name another folder with --output")
+    if (output / FAMILY).exists() and not force:
+        raise OutputError(f"{output} holds a family", hint="name another folder with --output, or add to it with --force")
+
+
+def packages_in(folder: Path) -> list[Package]:
+    """The packages that stand side by side in a folder, in the order of their targets."""
+    found = [Package.open(path) for path in sorted(folder.iterdir()) if path.is_dir() and Package.is_package(path)]
+    order = in_order(package.document["target"] for package in found)
+    return sorted(found, key=lambda package: order.index(package.document["target"]))
+
+
+def is_of(package: Package, checkpoint: Checkpoint) -> bool:
+    """Whether a package was cut out of this checkpoint."""
+    return package.document["source"].get("weights_sha256") == checkpoint.manifest.files[WEIGHTS]["sha256"]
+
+
+def everything(checkpoint: Checkpoint, request: Request, say: Say) -> NodeLogits:
+    """The logits of every branch, and the fused ones: torch runs once for all targets."""
+    network = checkpoint.network()
+    nodes = [branch.logits for branch in network.branches] + ([network.fused] if network.fused else [])
+    images, _ = evidence(checkpoint, request.data, say)
+    say(f"running torch on {len(images)} images, for all targets")
+    return node_logits(network, nodes, checkpoint.manifest.preprocess, images)
 
 
 def members_of(package: Package) -> list[Member]:
@@ -132,33 +166,6 @@ def mark_pareto(members: Iterable[Member]) -> list[Member]:
     result, best = [], float("-inf")
     for member in ranked:
         assert member.top1 is not None
-        result.append(Member(**{**asdict(member), "pareto": member.top1 > best}))
+        result.append(replace(member, pareto=member.top1 > best))
         best = max(best, member.top1)
     return [*result, *(m for m in listed if m.top1 is None or m.p50_ms is None)]
-
-
-def draw_pareto(members: Sequence[Member], path: Path, title: str) -> bool:
-    """Top-1 against latency of every file that was run. False where matplotlib (extra `plot`) is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(7.0, 4.6), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    run = [(m, m.p50_ms, m.top1) for m in members if m.p50_ms is not None and m.top1 is not None]
-    front = [(ms, top1) for m, ms, top1 in run if m.pareto]
-    axes.step([ms for ms, _ in front], [top1 for _, top1 in front], where="post", color="#999999", linewidth=1, zorder=1)
-    for precision, colour in COLOURS.items():
-        some = [(ms, top1) for m, ms, top1 in run if m.precision == precision]
-        if some:
-            axes.scatter([ms for ms, _ in some], [top1 for _, top1 in some], color=colour, label=precision, s=45, zorder=2)
-    for member, ms, top1 in run:
-        if member.pareto:
-            axes.annotate(member.target, (ms, top1), textcoords="offset points", xytext=(6, 5), fontsize=8)
-    axes.set(xlabel="milliseconds, smallest batch (p50)", ylabel="test top-1 (%)", title=f"{title}: {len(run)} measured files")
-    axes.legend(fontsize=8, title="precision", title_fontsize=8, loc="lower right")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Software": None})
-    return True

@@ -136,10 +136,15 @@ class Job:
 
 
 class Format(ABC):
-    """An export format. `name` is what `--format` takes; `from_onnx` says whether `emit` needs the ONNX beside it."""
+    """An export format.
+
+    Attributes:
+        name: what `--format` takes. from_onnx: whether it is made from the ONNX beside it. engines: whether TensorRT makes it.
+    """
 
     name: ClassVar[str]
     from_onnx: ClassVar[bool] = True
+    engines: ClassVar[bool] = False
 
     @classmethod
     def resolve(cls, options: ExportOptions) -> tuple[type[Format], str]:
@@ -149,6 +154,9 @@ class Format(ABC):
     @abstractmethod
     def check(self, options: ExportOptions) -> None:
         """Before any work: raises `EnvironmentProblem` or `UsageError` where this machine cannot make what is asked."""
+
+    def check_target(self, word: str | None) -> None:  # noqa: B027  # most take every target
+        """Raises `UsageError` where the format cannot hold a target."""
 
     @abstractmethod
     def emit(self, job: Job, precision: str) -> list[Artifact]:

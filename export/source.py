@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UnknownName, UsageError
@@ -50,7 +51,9 @@ def resolve(source: str | None, say: Callable[[str], None], branch: str | None =
     if source not in known and Reference.is_meant(source):
         from .pull import pull
 
-        return pull(Reference.parse(source), branch=branch, as_before=True, say=say).source
+        pulled = pull(Reference.parse(source), branch=branch, as_before=True, say=say)
+        origin = None if pulled.reference.folder else str(pulled.pinned)
+        return replace(pulled.source, origin=origin) if isinstance(pulled.source, Checkpoint) else pulled.source
     if source not in known:
         raise UnknownName(
             "source", source, list(known),
@@ -59,7 +62,7 @@ def resolve(source: str | None, say: Callable[[str], None], branch: str | None =
     bundled = known[source].folder
     if bundled is None:
         raise UsageError(f"no weights of {source} are bundled yet", hint=f"train them: kdzoo train {source}")
-    checkpoint = Checkpoint.open(bundled)
+    checkpoint = replace(Checkpoint.open(bundled), origin=source)
     check_branch(checkpoint, branch, source)
     return checkpoint
 

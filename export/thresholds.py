@@ -115,6 +115,8 @@ def find_thresholds(answers: Answers, limit: float) -> Thresholds:
     import numpy as np
 
     everything = np.arange(len(answers.right))
+    if len(everything) < LEARNT_ON:
+        raise GateFailed(f"{len(everything)} images held out are too few to find thresholds on", hint="hold more of them out")
     learn, test = answers.take(everything[::LEARNT_ON]), answers.take(everything[everything % LEARNT_ON != 0])
     found, nearest = None, None
     for values in path(learn, limit):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kdzoo.errors import DataError, GateFailed, UsageError
+from kdzoo.errors import DataError, GateFailed, OutputError, UsageError
+from kdzoo.export.engine_sidecar import gpu_compute_capability, installed_version, read_sidecar
 from kdzoo.export.exporter import export
 from kdzoo.export.family import FAMILY, PICTURE, Member, export_family, mark_pareto
 from kdzoo.export.format import Batch, ExportOptions
 from kdzoo.export.gates import Gates
 from kdzoo.export.onnx_file import OnnxRunner
 from kdzoo.export.package import Package
+from kdzoo.export.request import Request
 from kdzoo.export.verify import verify_package
 from kdzoo.tests.small_packages import quick_exports
 from kdzoo.tests.small_runs import recipe_for, train
@@ -108,8 +111,8 @@ def test_a_cascade_leaves_early_and_its_file_does_what_torch_does(trained: Check
     ("holdout", "formats", "loss", "error", "says"),
     [
         (0, ("onnx",), 1.0, UsageError, "trained on all its training images"),
-        (16, ("trt-rtx",), 1.0, UsageError, "no engine of a cascade"),
         (16, ("onnx",), 0.0, GateFailed, "no early exit"),
+        (3, ("onnx",), 1.0, GateFailed, "too few"),
     ],
 )
 def test_a_cascade_that_cannot_be_made_says_why(
@@ -120,6 +123,43 @@ def test_a_cascade_that_cannot_be_made_says_why(
     with pytest.raises(error, match=says):
         export(checkpoint, Target.parse("cascade"), formats=formats, output=tmp_path / "c", data=colours, cascade_loss=loss)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_cascade_in_parts_answers_as_the_nested_file_does(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
+    made = export(
+        trained, Target.parse("cascade"), formats=("parts",), options=SMALL, gates=OPEN, output=tmp_path / "c", data=colours,
+        cascade_loss=60.0,
+    )  # fmt: skip
+    whole, parts = (made.artifact(name, "fp32") for name in ("onnx", "parts"))
+    measured = made.metrics["artifacts"]
+    assert measured[parts.path]["accuracy"] == measured[whole.path]["accuracy"]
+    assert measured[parts.path]["exits"]["shares"] == measured[whole.path]["exits"]["shares"]
+    assert len(parts.parts) == 3 and {part.path for part in parts.parts} <= set(made.document["files"])
+    assert (made.folder / "cascade_driver.py").is_file()
+    verify_package(made, colours)
+
+
+@pytest.mark.skipif(installed_version("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_the_engines_of_a_cascade_are_those_of_its_parts(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
+    options = ExportOptions(precisions=("int8",), batch=Batch(1, 4, 8), calibration_images=40, capabilities=("8.6",))
+    made = export(
+        trained, Target.parse("cascade"), formats=("trt-rtx",), options=options, gates=OPEN, output=tmp_path / "c", data=colours,
+        cascade_loss=60.0,
+    )  # fmt: skip
+    by_path = {artifact.path: artifact for artifact in made.artifacts}
+    assert set(by_path) == {"model.int8.onnx", "model.int8.trt.parts.json", "model.int8.sm86.trt-rtx.parts.json"}
+    engines = by_path["model.int8.sm86.trt-rtx.parts.json"]
+    assert [part.details["from"] for part in engines.parts] == [f"model.int8.trt.part{n}.onnx" for n in (1, 2, 3)]
+    for part in engines.parts:
+        assert read_sidecar(made.folder / part.details["sidecar"]).sha256 == part.sha256
+    if gpu_compute_capability() is None:
+        assert made.metrics["artifacts"][engines.path]["not_run"].startswith("built, not run")
+    verify_package(made, colours)
+
+
+def test_only_a_cascade_has_parts(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only a cascade has parts"):
+        export(trained, Target.parse("1"), formats=("parts",), output=tmp_path / "c", data=colours)
 
 
 def test_all_is_one_file_with_every_branch(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
@@ -142,7 +182,8 @@ def test_all_is_one_file_with_every_branch(trained: Checkpoint, colours: Path, t
 def test_a_family_ranks_its_files_and_refuses_one_by_one(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
     gates = Gates({**OPEN.max_drop, "int8": -200.0}, OPEN.min_agreement)  # no file gains so much
     targets = [Target.parse(text) for text in ("1", "target")]
-    found = export_family(trained, targets, formats=("onnx",), options=SMALL, gates=gates, output=tmp_path / "family", data=colours)
+    request = Request(options=SMALL, gates=gates, data=colours)
+    found = export_family(trained, targets, request, output=tmp_path / "family")
     assert set(found.refused) == {"1/model.int8.onnx", "target/model.int8.onnx"}
     assert {member.path for member in found.members} == {"1/model.fp32.onnx", "target/model.fp32.onnx"}
     assert any(member.pareto for member in found.members)
@@ -152,6 +193,23 @@ def test_a_family_ranks_its_files_and_refuses_one_by_one(trained: Checkpoint, co
         assert [a.path for a in opened.artifacts] == ["model.fp32.onnx"] and not (opened.folder / "model.int8.onnx").exists()
     assert json.loads((tmp_path / "family" / FAMILY).read_text())["refused"] == found.refused
     assert (tmp_path / "family" / PICTURE).stat().st_size > 1000
+    with pytest.raises(OutputError, match="holds a family"):
+        export_family(trained, [Target.parse("2")], request, output=tmp_path / "family")
+    more = export_family(trained, [Target.parse("2")], replace(request, force=True), output=tmp_path / "family")
+    assert {member.target for member in more.members} == {"1", "2", "target"}
+
+
+def test_torch_runs_once_for_a_family_and_says_what_it_says_of_each_target(
+    trained: Checkpoint, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = export(trained, Target.parse("1+2"), gates=OPEN, output=tmp_path / "alone", data=colours)
+    request, said = Request(gates=OPEN, data=colours), []
+    export_family(trained, [Target.parse(t) for t in ("1", "1+2", "fused")], request, output=tmp_path / "family", say=said.append)
+    assert [line for line in said if line.startswith("running torch")] == ["running torch on 32 images, for all targets"]
+    together = Package.open(tmp_path / "family" / "1+2")
+    assert together.metrics["reference"] == alone.metrics["reference"]
+    parity = together.metrics["artifacts"]["model.fp32.onnx"]["parity"]
+    assert parity["agreement"] == 1.0 and parity["max_abs_diff"] < 1e-4
 
 
 def test_the_pareto_front_holds_what_nothing_beats() -> None:

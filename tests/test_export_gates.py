@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import EnvironmentProblem, GateFailed, KdzooError, OutputError, UnknownName, UsageError
-from kdzoo.export.exporter import check_output, export
+from kdzoo.export.exporter import export
 from kdzoo.export.format import ExportOptions
 from kdzoo.export.formats import onnx as onnx_format
 from kdzoo.export.gates import Gates
 from kdzoo.export.onnx_file import describe_onnx
 from kdzoo.export.package import Package
+from kdzoo.export.request import check_output
 from kdzoo.tests.small_packages import LAYOUT, files_of
 from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.target import Target

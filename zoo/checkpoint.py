@@ -38,10 +38,15 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk, its manifest read and nothing else yet."""
+    """A checkpoint on disk, its manifest read and nothing else yet.
+
+    Attributes:
+        origin: the entry, or the pinned reference, that it came by: where others find it, too.
+    """
 
     folder: Path
     manifest: Manifest
+    origin: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
