@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +11,25 @@ from typing import Any
 
 from ..errors import EnvironmentProblem, IntegrityError
 from ..zoo.files import write_bytes
+from .machine import Machine, ask_cuda, this_machine
+from .obstacles import FORMAT_OF, Origin, of_engine
+from .obstacles import RTX_CAPABILITIES as RTX_CAPABILITIES
 from .tensor_spec import TensorSpec
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 MAGIC = b"vtrt"  # every TensorRT-RTX engine begins with it
 HEADER_BYTES = 64
-SIDECAR_SCHEMA = 1
+SIDECAR_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What there is to know of an engine without a GPU. `build_seconds` is the one field that the sidecar leaves out."""
+    """What there is to know of an engine without a GPU. `build_seconds` is the one field that the sidecar leaves out.
+
+    Attributes:
+        system: "Linux x86_64", where the engine runs on no other; None for TensorRT-RTX, whose engines do.
+        compatible: what it runs on beside its own version and GPU, if TensorRT was told so: `version`, newer ones of the same
+            major version; `hardware`, every GPU from Ampere on.
+    """
 
     name: str
     sha256: str
@@ -36,6 +42,8 @@ class EngineInfo:
     output: TensorSpec
     header: dict[str, Any]
     reproducible: bool
+    system: str | None = None
+    compatible: tuple[str, ...] = ()
     build_seconds: float | None = None
 
 
@@ -51,17 +59,8 @@ def installed_version(runtime: str) -> str | None:
 
 def gpu_compute_capability() -> str | None:
     """Compute capability of the first CUDA GPU, asked of the driver itself; None where there is no driver or no GPU."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
-            return None
-    return f"{major.value}.{minor.value}"
+    gpus = ask_cuda()[0]
+    return gpus[0].capability if gpus else None
 
 
 def read_header(engine: bytes) -> dict[str, Any]:
@@ -89,57 +88,59 @@ def write_sidecar(info: EngineInfo, path: Path) -> None:
 
 
 def read_sidecar(path: Path) -> EngineInfo:
-    """What `write_sidecar` wrote, or `IntegrityError`."""
+    """What `write_sidecar` wrote, now or in an older version.
+
+    Raises:
+        IntegrityError: it is missing, or is no sidecar. EnvironmentProblem: it was written by a newer kdzoo than this one.
+    """
     try:
         fields = json.loads(path.read_bytes())
-        if fields.pop("schema") != SIDECAR_SCHEMA:
-            raise ValueError("a schema that this version does not know")
-        fields["batch"] = tuple(fields["batch"])
+        schema = fields.pop("schema")
+        if not isinstance(schema, int):
+            raise ValueError("its schema is no number")
+        if schema > SIDECAR_SCHEMA:
+            raise EnvironmentProblem(
+                f"{path} has schema {schema}; this kdzoo reads up to {SIDECAR_SCHEMA}", hint="pip install --upgrade kdzoo"
+            )
+        fields["batch"], fields["compatible"] = tuple(fields["batch"]), tuple(fields.get("compatible", ()))
         fields["input"], fields["output"] = TensorSpec.from_dict(fields["input"]), TensorSpec.from_dict(fields["output"])
-        return EngineInfo(**fields)
+        info = EngineInfo(**fields)
+        if info.runtime not in FORMAT_OF:
+            raise ValueError(f"no runtime is called {info.runtime!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path} is no sidecar of an engine: {error}", hint="export the engine again") from error
+    return info
 
 
-def preflight(sidecar: Path, engine: Path) -> None:
-    """Is this the file that its sidecar describes (`IntegrityError`), and can this machine run it (`EnvironmentProblem`)?
-
-    To be called before anything is deserialised: TensorRT's own words for both are hard to read.
-    """
-    info = read_sidecar(sidecar)
+def check_engine(info: EngineInfo, sidecar: Path, engine: Path) -> None:
+    """Raises `IntegrityError` unless `engine` is the file that its sidecar, read as `info`, describes."""
     try:
         content = engine.read_bytes()
     except OSError as error:
         raise IntegrityError(f"cannot read {engine}: {error.strerror}", hint="export the engine again") from error
-    facts = {"length": len(content), "header": read_header(content), "sha256": hashlib.sha256(content).hexdigest()}
+    facts: dict[str, Any] = {"length": len(content), "header": read_header(content), "sha256": hashlib.sha256(content).hexdigest()}
     told = {"length": info.bytes, "header": info.header, "sha256": info.sha256}
+    other = "" if info.name == engine.name else f", which is {info.name}"
     for fact, found in facts.items():
         if found != told[fact]:
             raise IntegrityError(
-                f"{engine} is not the file that {sidecar.name} describes: {fact} is {found}, not {told[fact]}",
+                f"{engine} is not the file that {sidecar.name} describes{other}: {fact} is {found}, not {told[fact]}",
                 hint="export or download the engine again",
             )
-    found_version = installed_version(info.runtime)
-    if found_version is None:
-        raise missing_package(info.runtime)
-    if found_version != info.runtime_version:
-        raise EnvironmentProblem(
-            f"{engine.name} was built by {info.runtime} {info.runtime_version}; installed is {found_version}",
-            hint=f"pip install '{info.runtime.replace('_', '-')}=={info.runtime_version}', or export the engine again here",
-        )
-    gpu = gpu_compute_capability()
-    if gpu is None:
-        raise EnvironmentProblem(
-            f"{engine.name} needs an NVIDIA GPU and none was found",
-            hint="run the ONNX file beside it with onnxruntime, or look at `nvidia-smi`",
-        )
-    wanted = info.compute_capability
-    # A portable RTX engine covers every capability from 8.0 on.
-    if gpu != wanted if wanted else [int(part) for part in gpu.split(".")] < [8, 0]:
-        raise EnvironmentProblem(
-            f"{engine.name} is for compute capability {wanted or '8.0 or newer'}; this GPU is {gpu}",
-            hint=f"export again for this GPU, or run on a GPU of {wanted or '8.0 or newer'}",
-        )
+    if info.runtime == "tensorrt_rtx" and facts["header"]["magic"] != MAGIC.decode():
+        raise IntegrityError(f"{engine} is no engine of TensorRT-RTX: it begins with {content[:4]!r}", hint="export it again")
+
+
+def preflight(sidecar: Path, engine: Path, machine: Machine | None = None) -> None:
+    """Is this the file that its sidecar describes (`IntegrityError`), and can `machine`, by default this one, run it
+    (`EnvironmentProblem`)?
+
+    To be called before anything is deserialised: TensorRT's own words for both are hard to read.
+    """
+    info = read_sidecar(sidecar)
+    check_engine(info, sidecar, engine)
+    for obstacle in of_engine(info, machine or this_machine(), Origin()):
+        raise EnvironmentProblem(obstacle.what, hint=obstacle.hint)
 
 
 def missing_package(runtime: str) -> EnvironmentProblem:

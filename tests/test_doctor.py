@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from kdzoo.cli import main
 from kdzoo.export import doctor
 from kdzoo.export.format import FORMATS
+from kdzoo.tests.small_machines import ADA, AMPERE, WHOLE, without
 
 
 @pytest.fixture
@@ -50,18 +52,62 @@ def finding(document: dict[str, Any], subject: str) -> dict[str, Any]:
     return found
 
 
-def test_both_onnxruntimes_at_once_are_a_problem_with_its_cure(installed: Callable[..., None], call: Any) -> None:
-    installed(onnxruntime="1.30.0", onnxruntime__gpu="1.30.0")
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[doctor.Finding]]:
+    """`on(**changes)`: what is found on the machine that has everything, but for `changes`."""
+
+    def examine(**changes: Any) -> list[doctor.Finding]:
+        monkeypatch.setattr(doctor, "look", lambda: replace(WHOLE, **changes))
+        return doctor.examine()
+
+    return examine
+
+
+@pytest.mark.parametrize("other", ["onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"])
+def test_two_onnxruntimes_at_once_are_a_problem_with_its_cure(other: str, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(doctor, "look", lambda: replace(WHOLE, versions={**WHOLE.versions, other: "1.30.0"}, providers=providers))
     code, document = call()
     assert code == 4
     found = finding(document, "onnxruntime")
-    assert found["state"] == "problem" and "pip uninstall -y onnxruntime onnxruntime-gpu" in found["hint"]
+    assert found["state"] == "problem"
+    assert found["hint"] == f"pip uninstall -y onnxruntime {other} && pip install {other}"
 
 
-def test_onnxruntime_gpu_alone_is_fine(installed: Callable[..., None], call: Any) -> None:
-    installed(onnxruntime=None, onnxruntime__gpu="1.30.0")
-    _, document = call()
-    assert [f["state"] for f in document["findings"] if f["subject"] == "onnxruntime"] == ["ok"]
+@pytest.mark.parametrize(
+    ("changes", "subject", "state", "words"),
+    [
+        ({}, "gpu 0", "ok", "RTX 3090, compute capability 8.6"),
+        ({"gpus": (AMPERE, ADA)}, "gpu 1", "ok", "RTX 4090, compute capability 8.9"),
+        ({}, "nvidia driver", "ok", "580.65.06, CUDA up to 13.0"),
+        ({"gpus": (), "num_gpus": 0, "driver": None, "cuda": None}, "gpu", "absent", "no NVIDIA GPU or driver"),
+        ({"gpus": (), "cuda_error": "CUDA error 803"}, "gpu", "problem", "shows none (CUDA error 803)"),
+        ({"gpus": (), "visible": "-1"}, "gpu", "absent", "CUDA_VISIBLE_DEVICES='-1' hides the 1"),
+        ({"cuda": (12, 4)}, "tensorrt_rtx", "problem", "made for CUDA 13; the driver runs CUDA up to 12.4"),
+        ({"cpu": frozenset({"avx2"})}, "cpu int8", "absent", "int8 files run slower"),
+        ({"cpu": frozenset({"avx_vnni"})}, "cpu int8", "ok", "avx_vnni: int8 files run fast"),
+        ({"cpu": frozenset()}, "cpu fma", "absent", "without AVX2"),
+        ({"arch": "aarch64", "cpu": frozenset({"asimddp"})}, "cpu int8", "ok", "asimddp"),
+        ({"arch": "aarch64", "cpu": frozenset({"asimddp"})}, "cpu bf16", "absent", "training is float32"),
+        ({"cpu": None, "system": "Windows"}, "instructions", "absent", "Windows on x86_64 does not tell"),
+        ({}, "onnxruntime", "ok", "onnxruntime 1.31.1: CPU"),
+        ({"versions": without("onnxruntime")}, "onnxruntime", "problem", "not installed"),
+        ({"import_error": "ImportError: no DLL"}, "onnxruntime", "problem", "cannot be imported: ImportError: no DLL"),
+        ({"versions": without("onnxruntime", onnxruntime__gpu="1.31.1")}, "onnxruntime", "problem", "no CUDA provider"),
+        ({}, "processor", "ok", "glibc 2.36"),
+    ],
+)
+def test_what_there_is_and_what_it_means(
+    changes: dict[str, Any], subject: str, state: str, words: str, on: Callable[..., list[doctor.Finding]]
+) -> None:
+    found = [f for f in on(**changes) if f.subject == subject and words in f.detail]
+    assert [f.state for f in found] == [state], on(**changes)
+    assert state != "problem" or found[0].hint, "a problem without its cure"
+
+
+def test_onnxruntime_gpu_alone_is_fine(on: Callable[..., list[doctor.Finding]]) -> None:
+    found = on(versions=without("onnxruntime", onnxruntime__gpu="1.30.0"), providers=("CUDAExecutionProvider",))
+    assert [f.state for f in found if f.subject == "onnxruntime"] == ["ok"]
 
 
 def test_a_missing_core_package_is_a_problem(installed: Callable[..., None], call: Any) -> None:
@@ -71,7 +117,7 @@ def test_a_missing_core_package_is_a_problem(installed: Callable[..., None], cal
 
 
 def test_a_missing_extra_is_no_problem(installed: Callable[..., None], call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "machine", list)
+    monkeypatch.setattr(doctor, "host", list)  # the disk of this machine may be full
     installed(matplotlib=None)
     code, document = call()
     assert code == 0 and finding(document, "matplotlib")["hint"] == "pip install matplotlib"
