@@ -71,7 +71,7 @@ def describe_entry(document: dict[str, Any], entry: Entry) -> str:
 
 def figures(entry: Entry) -> str:
     """Published beside counted beside measured, a row for each target."""
-    from ..export.card import in_order
+    from ..export.cards.markdown import in_order
     from ..zoo.published import papers
 
     own = [row for row in entry.rows if row.plain]

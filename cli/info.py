@@ -44,7 +44,7 @@ def heading(document: dict[str, Any]) -> str:
 
 def target_table(metrics: dict[str, dict[str, Any]]) -> str:
     """Targets with their counts and accuracy."""
-    from ..export.card import in_order
+    from ..export.cards.markdown import in_order
 
     rows = [
         (

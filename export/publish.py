@@ -5,7 +5,8 @@ one checkpoint (`kdzoo export -b all-targets -o FOLDER`) becomes a collection (`
 and above them a manifest of all files and a short card.
 
 A push is the whole next version: what the manifest of the version before named and this one does not is removed in the same
-commit; files that were never ours (LICENSE, .gitattributes) stay. The tag is `v<kdzoo>-<first 12 of the sha256 of the manifest>`.
+commit; files that were never ours (LICENSE, .gitattributes) stay. The tag is `v<kdzoo>-<first 12 of the sha256 of the manifest>`,
+and of a signed package `-signed-<first 6 of the sha256 of the signature>` behind it. A signature goes with its package.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from ..zoo.hub import HubRevision, hub_errors
 from ..zoo.manifest import MANIFEST
 from ..zoo.paths import check_files
 from ..zoo.reference import Reference
-from .card import front_matter, in_order, percent, table
+from .cards.collection_card import collection_card
+from .cards.markdown import in_order
 from .package import CARD, SCHEMA_VERSION, Package
 from .pull import COLLECTION
+from .signing import SIGNATURE, check_signed
 from .verify import verify_package
 
 Say = Callable[[str], None]
@@ -47,7 +50,9 @@ class Bundle:
 
     @property
     def tag(self) -> str:
-        return f"v{__version__}-{self.digest[:12]}"
+        signature = self.files.get(SIGNATURE)
+        signed = f"-signed-{sha256(signature)[:6]}" if isinstance(signature, Path) else ""
+        return f"v{__version__}-{self.digest[:12]}{signed}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def gather(folder: Path, say: Say) -> Bundle:
         raise UsageError(f"{folder} is no folder", hint="kdzoo export makes a package, kdzoo push publishes it")
     if Package.is_package(folder):
         package = proved(Package.open(folder), say)
-        return Bundle(package.name, {name: package.folder / name for name in (MANIFEST, *package.document["files"])})
+        names = (MANIFEST, *package.document["files"], *signature_of(package))
+        return Bundle(package.name, {name: package.folder / name for name in names})
     packages = [Package.open(path) for path in sorted(folder.iterdir()) if path.is_dir() and Package.is_package(path)]
     if packages:
         return collect([proved(package, say) for package in packages])
@@ -127,6 +133,14 @@ def proved(package: Package, say: Say) -> Package:
     return package
 
 
+def signature_of(package: Package) -> list[str]:
+    """The name of its signature, where it has one; raises `IntegrityError` where that is not of this manifest."""
+    if not (package.folder / SIGNATURE).is_file():
+        return []
+    check_signed(package)
+    return [SIGNATURE]
+
+
 def collect(packages: list[Package]) -> Bundle:
     """Several packages of one checkpoint as one collection."""
     first = packages[0].document
@@ -143,29 +157,13 @@ def collect(packages: list[Package]) -> Bundle:
     files = {CARD: {"sha256": hashlib.sha256(card).hexdigest(), "bytes": len(card)}}
     for target in targets:
         package = by_target[target]
-        path = package.folder / MANIFEST
-        described = {**package.document["files"], MANIFEST: {"sha256": sha256(path), "bytes": path.stat().st_size}}
+        paths = {name: package.folder / name for name in (MANIFEST, *signature_of(package))}
+        own = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in paths.items()}
+        described = {**package.document["files"], **own}
         content |= {f"{target}/{name}": package.folder / name for name in described}
         files |= {f"{target}/{name}": facts for name, facts in described.items()}
     document = {"schema_version": SCHEMA_VERSION, "kind": COLLECTION, "entry": first["entry"], "targets": targets, "files": files}
     return Bundle(first["entry"], {**content, MANIFEST: to_json(document)})
-
-
-def collection_card(packages: dict[str, Package]) -> str:
-    """README of a collection: its packages, beside one another."""
-    rows = []
-    for target, package in packages.items():
-        student, stated = package.metrics["student"], package.metrics["checkpoint"]
-        top1 = percent(stated["top1"] if stated else None)
-        rows.append((f"[{target}]({target}/README.md)", f"{student['params']:,}", f"{student['macs']:,}", top1))
-    document = next(iter(packages.values())).document
-    return "\n\n".join([
-        front_matter(document["entry"], document["dataset"], [document["method"], document["backbone"]]),
-        f"# {document['entry']}",
-        f"A {document['backbone']} trained with {document['method']} on {document['dataset']}, cut into {len(packages)} networks.",
-        table(("target", "parameters", "multiply-adds", "top-1 of the checkpoint"), rows),
-        f"`kdzoo pull REPOSITORY --branch {next(iter(packages))}` fetches one of them, checked.\n",
-    ])  # fmt: skip
 
 
 def push_to_hub(
@@ -209,5 +207,5 @@ def published(reference: Reference, present: set[str], token: str | None) -> set
         return set()
     with suppress(IntegrityError):
         document = read_json(HubRevision.open(reference, token, False, lambda line: None).folder / MANIFEST)
-        return set(check_files(document.get("files"))) & present
+        return {SIGNATURE, *check_files(document.get("files"))} & present
     return set()

@@ -4,36 +4,65 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdzoo.export.card import entry_card
+import pytest
+
+from kdzoo.export.cards.entry_card import entry_card
+from kdzoo.export.cards.published_figures import published_figures
 from kdzoo.tests.small_packages import bundled
-from kdzoo.zoo.catalog import DEFAULT_ENTRY, published_entries
+from kdzoo.zoo.catalog import CARDS, DEFAULT_ENTRY
+from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.files import read_json
 
+FACTS = {"params": 10, "macs": 20, "macs_dbfskd": 30, "top1": 73.81, "top5": None, "n": 10000, "split": "test"}
 
-def test_the_card_of_an_entry_is_its_readme_and_states_its_measurements() -> None:
-    checkpoint = bundled()
+
+@pytest.mark.parametrize("entry", sorted(path.parent.name for path in CARDS.glob("*/metrics.json")))
+def test_the_card_of_an_entry_is_its_readme_and_states_its_measurements(entry: str) -> None:
+    checkpoint = Checkpoint.open(CARDS / entry)
     targets = read_json(checkpoint.folder / "metrics.json")["targets"]
-    card = entry_card(checkpoint.manifest, targets, published_entries()[DEFAULT_ENTRY])
-    assert (checkpoint.folder / "README.md").read_text() == card, "the README is not made of these numbers: run tools/bundle.py"
+    beside = {path.name for path in checkpoint.folder.iterdir()}
+    card = entry_card(checkpoint.manifest, targets, published_figures(entry, targets), beside)
+    assert (checkpoint.folder / "README.md").read_text() == card, "the README is not made of these numbers: run tools/cards.py"
     for target, measured in targets.items():
         (row,) = [line for line in card.splitlines() if line.startswith(f"| `{target}` |")]
         assert f"| {measured['params']:,} |" in row and f"| {measured['top1']:.2f} % |" in row
 
 
 def test_an_entry_card_counts_the_points_from_the_paper() -> None:
-    manifest = bundled().manifest
-    facts = {"params": 10, "macs": 20, "top1": 73.81, "top5": None, "n": 10000, "split": "test"}
-    published = published_entries()[DEFAULT_ENTRY]
-    assert published["published"]["target"] == 74.81  # table 2: 25.19 % error
-    assert "**1.00 points below**" in entry_card(manifest, {"target": facts}, published)
-    assert "| 73.81 % | - | 74.81 % | -1.00 |" in entry_card(manifest, {"target": facts}, published)
-    assert "publishes no figures" in entry_card(manifest, {"target": facts}, {})
+    manifest, published = bundled().manifest, published_figures(DEFAULT_ENTRY, ["target"])
+    assert published["targets"]["target"]["top1"]["value"] == 74.81  # table 2: 25.19 % error
+    assert "**1.00 points below**" in entry_card(manifest, {"target": FACTS}, published)
+    assert "| 73.81 % | - | 74.81 % | -1.00 |" in entry_card(manifest, {"target": FACTS}, published)
+    assert "publishes no figures" in entry_card(manifest, {"target": FACTS}, {})
+
+
+def test_published_counts_stand_beside_ours_by_the_rule_of_the_paper() -> None:
+    published = published_figures("dbfskd-resnet34-cifar100", ["4"])
+    printed = published["targets"]["4"]
+    card = entry_card(bundled().manifest, {"4": FACTS}, published)
+    assert f"| `4` | 10 | {printed['params_m']['value']:g} M | 30 | {printed['macs_m']['value']:g} M |" in card
+    assert "thop 0.0.31" in card
+    plain = entry_card(bundled().manifest, {"target": FACTS}, published_figures(DEFAULT_ENTRY, ["target"]))
+    assert "| `target` | 10 | 20 |" in plain and "thop" not in plain and "One multiply-add is two FLOPs" in plain
 
 
 def test_the_card_of_an_unfinished_run_says_so() -> None:
     manifest = bundled().manifest
-    facts = {"params": 10, "macs": 20, "top1": 73.81, "top5": None, "n": 10000, "split": "test"}
     for epochs, unfinished in ((3, True), (7, False)):
-        card = entry_card(replace(manifest, epochs=epochs, recipe={**manifest.recipe, "epochs": 7}), {"target": facts}, {})
+        card = entry_card(replace(manifest, epochs=epochs, recipe={**manifest.recipe, "epochs": 7}), {"target": FACTS}, {})
         assert f"after epoch {epochs} of 7" in card
         assert ("The run is not finished" in card) == unfinished
+
+
+def test_a_card_names_only_what_lies_beside_it() -> None:
+    manifest = bundled().manifest
+    bare, full = (entry_card(manifest, {"target": FACTS}, {}, beside) for beside in ((), ("curve.png", "exports.json")))
+    for words in ("(curve.png)", f"kdzoo reproduce {DEFAULT_ENTRY}"):
+        assert words in full and words not in bare
+
+
+def test_a_cascade_is_offered_where_images_were_held_out_for_it() -> None:
+    manifest = bundled().manifest
+    for holdout, offered in ((0, False), (5000, True)):
+        card = entry_card(replace(manifest, recipe={**manifest.recipe, "holdout": holdout}), {"target": FACTS}, {})
+        assert (f"kdzoo export {DEFAULT_ENTRY} --branch cascade" in card) == offered

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from kdzoo.export import tensorrt_build
-from kdzoo.export.card import package_card
+from kdzoo.export.cards.package_card import package_card
 from kdzoo.export.onnx_file import OnnxRunner
 from kdzoo.export.package import Package
 from kdzoo.tests.small_engines import HAS_RTX, needs_rtx
@@ -115,7 +115,7 @@ def test_json_on_stdout_is_the_manifest_and_the_metrics(second: tuple[Package, s
 
 def test_the_card_is_made_of_the_json_alone(package_of: Callable[[str], Package]) -> None:
     package = package_of("1")
-    read = (package.document, package.metrics, package.artifacts, package.labels)
+    read = (package.document, package.metrics, package.artifacts, package.labels, package.preprocess.to_dict())
     assert package_card(*read) == (package.folder / "README.md").read_text(), "the card holds something that the JSON does not"
 
 
@@ -125,9 +125,9 @@ def test_the_card_states_the_numbers_of_the_json(package_of: Callable[[str], Pac
     metrics = package.metrics
     measured = metrics["artifacts"][artifact.path]
     measured["accuracy"]["top1"], metrics["reference"]["top1"], metrics["student"]["params"] = 12.34, 56.78, 987654
-    measured["latency"] = [{"batch": 8, "p50_ms": 1.11, "p90_ms": 2.22, "p99_ms": 3.33, "images_per_s": 4321.0}]
+    measured["latency"] = [{"batch": 8, "calls": 55, "p50_ms": 1.11, "p90_ms": 2.22, "p99_ms": 3.33, "images_per_s": 4321.0}]
     measured["parity"] = {"n": 4444, "agreement": 0.9876, "max_abs_diff": 0.00033}
-    card = package_card(package.document, metrics, package.artifacts, package.labels)
+    card = package_card(package.document, metrics, package.artifacts, package.labels, package.preprocess.to_dict())
     assert f"| `{artifact.path}` | fp32 | {artifact.bytes:,} |" in card
     for number in ("12.34 %", "56.78 %", "987,654 parameters", "98.76 % of 4,444", "0.00033"):
         assert number in card, f"{number} is in metrics.json and not in the card"

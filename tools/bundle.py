@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from kdzoo.export.card import entry_card
+from kdzoo.export.cards.entry_card import entry_card
+from kdzoo.export.cards.published_figures import published_figures
 from kdzoo.train.curve import draw_curve
 from kdzoo.train.evaluate import count_targets, evaluate
 from kdzoo.train.run_folder import read_log
-from kdzoo.zoo.catalog import CARDS, published_entries
+from kdzoo.zoo.catalog import CARDS
 from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
 from kdzoo.zoo.datasets import find_data, open_split
 from kdzoo.zoo.files import write_bytes, write_json
@@ -46,7 +47,7 @@ def main() -> None:
     shutil.copyfile(arguments.run / "log.jsonl", folder / "log.jsonl")
     records = read_log(folder / "log.jsonl")
     draw_curve(records, folder / "curve.png", f"{manifest.entry}: {manifest.epochs} epochs")
-    card = entry_card(manifest, metrics, published_entries().get(manifest.entry, {}))
+    card = entry_card(manifest, metrics, published_figures(manifest.entry, metrics), {path.name for path in folder.iterdir()})
     write_bytes(folder / "README.md", card.encode())
     print(card)
 

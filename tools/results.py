@@ -9,7 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
-from kdzoo.export.card import in_order
+from kdzoo.export.cards.markdown import in_order
 from kdzoo.zoo.checkpoint import Checkpoint
 
 

@@ -1,0 +1,1 @@
+"""Model cards, written from JSON and nothing else. Torch-free."""
