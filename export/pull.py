@@ -21,7 +21,8 @@ from ..zoo.manifest import MANIFEST
 from ..zoo.paths import check_files, check_name
 from ..zoo.reference import Reference
 from ..zoo.target import Target
-from .package import CONFIG, PULLED, SCHEMA_VERSION, WEIGHTS, Package
+from .package import CONFIG, METRICS, PULLED, SCHEMA_VERSION, WEIGHTS, Package
+from .signing import SIGNATURE
 from .source import check_branch
 
 COLLECTION = "collection"
@@ -68,7 +69,7 @@ def pull(
         HubError: it could not be fetched; IntegrityError: a file, or what a manifest says, cannot be trusted;
         UnknownName, UsageError, OutputError: the request cannot be met as it stands.
     """
-    from .exporter import check_output
+    from .request import check_output
 
     revision = open_revision(reference, token, offline, say)
     if output is not None:
@@ -90,6 +91,7 @@ def pull(
     for name in wanted:
         say(f"{name}, {files[name]['bytes']:,} bytes")
         revision.fetch(place + name, files[name])
+    signature = revision.find(place + SIGNATURE) if isinstance(source, Package) else None
     facts = {"schema_version": SCHEMA_VERSION, "repository": reference.repo_id, "revision": reference.revision}
     facts["commit"] = revision.commit
     if isinstance(revision, HubRevision) and isinstance(source, Package):
@@ -100,6 +102,8 @@ def pull(
             for name in (MANIFEST, *wanted):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, part / name)
+            if signature is not None:
+                shutil.copyfile(signature, part / SIGNATURE)
             write_json(part / PULLED, {**facts, "files": sorted(wanted)})
         source = Package.open(output) if isinstance(source, Package) else Checkpoint.open(output)
     return Pulled(source, reference, revision.commit, tuple(wanted), len(files))
@@ -111,6 +115,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if document.get("kind") not in ("package", "checkpoint", COLLECTION) or not isinstance(document.get("files"), dict):
         raise IntegrityError(f"{path} is no manifest of kdzoo", hint="kdzoo push publishes packages, collections and checkpoints")
     found: dict[str, Any] = document
+    return found
+
+
+def described(
+    reference: Reference, token: str | None = None, offline: bool = False, say: Callable[[str], None] = lambda line: None
+) -> dict[Reference, Package]:
+    """The packages of a repository, or the one that `reference` names, with nothing fetched but what they say of themselves; by the
+    pinned reference that pulls each.
+
+    Raises:
+        UsageError: a checkpoint is published there. Otherwise as `pull`.
+    """
+    revision = open_revision(reference, token, offline, say)
+    pinned, document = reference.at(revision.commit), read_manifest(revision.fetch(MANIFEST))
+    if document["kind"] == "checkpoint":
+        raise UsageError(f"{reference} is a checkpoint, not measured files", hint=f"kdzoo family {pinned} makes and measures them")
+    if document["kind"] == "package":
+        places: dict[Reference, str] = {pinned: ""}
+    else:
+        wanted = [reference.target] if reference.target else document["targets"]
+        places = {pinned.of(target): choose(document, target, reference) for target in wanted}
+    found = {}
+    for place, folder in places.items():
+        facts = check_files(document["files"])
+        own = read_manifest(revision.fetch(folder + MANIFEST, facts[folder + MANIFEST])) if folder else document
+        revision.fetch(folder + METRICS, check_files(own["files"])[METRICS])
+        found[place] = Package.open(revision.folder / folder)
     return found
 
 
@@ -139,8 +170,7 @@ def needed(source: Checkpoint | Package, formats: tuple[str, ...], precisions: t
             raise UnknownName("format", name, known, hint="kdzoo info shows what a package holds")
     left: set[str] = set() if STUDENT in formats or not (formats or precisions) else {WEIGHTS, CONFIG}
     for artifact in source.described:
-        sidecar = artifact.details.get("sidecar") if isinstance(artifact.details, dict) else None
-        names = {check_name(name) for name in (artifact.path, sidecar) if name is not None}
+        names = {check_name(name) for name in (artifact.path, *artifact.companions)}
         if (formats and artifact.format not in formats) or (precisions and artifact.precision not in precisions):
             left |= names
     return [name for name in source.document["files"] if name not in left]

@@ -7,15 +7,13 @@ sees a path. TensorRT 11 has no precision flags and no calibrators: precision li
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +30,8 @@ from .engine_sidecar import (
     missing_package,
     read_header,
 )
+from .fixed_places import fixed_addresses, load_in_place
+from .machine import architecture
 from .tensor_spec import TensorSpec
 
 Runtime = Literal["tensorrt_rtx", "tensorrt"]
@@ -84,6 +84,7 @@ def build_engine(request: EngineRequest) -> EngineInfo:
         output=TensorSpec.from_dict(answer["output"]),
         header=read_header(engine),
         reproducible=answer["reproducible"],
+        system=f"{platform.system()} {architecture()}" if request.runtime == "tensorrt" else None,
         build_seconds=perf_counter() - start,
     )
 
@@ -123,7 +124,7 @@ def _in_fresh_process(onnx: Path, order: dict[str, Any]) -> tuple[dict[str, Any]
     flags = ("-B", "-X", f"pycache_prefix={os.devnull}")
     command = [sys.executable, *flags, "-m", __name__, json.dumps(order)]
     try:
-        with onnx.open("rb") as graph, _fixed_addresses() as fixed:
+        with onnx.open("rb") as graph, fixed_addresses():
             done = subprocess.run(command, check=False, stdin=graph, capture_output=True, env=environment)
     except OSError as error:
         raise EnvironmentProblem(f"cannot read {onnx} or start {sys.executable}: {error.strerror}") from error
@@ -142,71 +143,70 @@ def _in_fresh_process(onnx: Path, order: dict[str, Any]) -> tuple[dict[str, Any]
         kinds: dict[str, type[KdzooError]] = {kind.__name__: kind for kind in (EnvironmentProblem, GateFailed, UsageError)}
         raise kinds[answer["error"]](answer["what"], hint=answer["hint"])
     # `tensorrt` chooses kernels by their measured speed.
-    return {**answer, "reproducible": fixed and order["runtime"] == "tensorrt_rtx"}, engine
+    return {**answer, "reproducible": answer["placed"] and order["runtime"] == "tensorrt_rtx"}, engine
 
 
 def main(order: dict[str, Any]) -> None:
     """The fresh process: ONNX on stdin; one line of JSON, then the engine, on stdout; TensorRT's own talk on stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    result: list[tuple[dict[str, Any], bytes]] = []
+    results: list[tuple[dict[str, Any], bytes]] = []
+    placed = load_in_place(order["runtime"])
+    graph = sys.stdin.buffer.read()
 
     def build() -> None:
         try:
-            result.append(_build(sys.stdin.buffer.read(), **order))
+            results.append(_build(log, graph, **order))
         except KdzooError as error:
-            result.append(({"error": type(error).__name__, "what": error.what, "hint": error.hint}, b""))
+            results.append(({"error": type(error).__name__, "what": error.what, "hint": error.hint}, b""))
 
-    # A new thread has a heap of its own, which what Python did before cannot have moved.
-    thread = threading.Thread(target=build)
-    thread.start()
-    thread.join()
-    if result:
-        answers.write(json.dumps(result[0][0]).encode() + b"\n" + result[0][1])
+    try:
+        log = _log_of(order["runtime"])
+    except EnvironmentProblem as error:
+        results.append(({"error": type(error).__name__, "what": error.what, "hint": error.hint}, b""))
+    else:
+        # A new thread has a heap of its own, which what Python did before cannot have moved.
+        thread = threading.Thread(target=build)
+        thread.start()
+        thread.join()
+    if results:
+        answer, engine = results[0]
+        answers.write(json.dumps({**answer, "placed": placed}).encode() + b"\n" + engine)
         answers.close()
         os._exit(0)  # a crash while TensorRT's libraries are taken down says nothing about the engine
 
 
-@contextmanager
-def _fixed_addresses() -> Iterator[bool]:
-    """A process started in here has the same addresses in every run; False where that is forbidden (Docker's default).
-
-    TensorRT-RTX numbers the temporaries of a dynamic batch in the order of their addresses: with randomised addresses
-    (ASLR) each run of the same build gives other bytes. The personality is this thread's own, and its children inherit it.
-    """
-    if not sys.platform.startswith("linux"):
-        yield False
-        return
-    personality = ctypes.CDLL(None).personality
-    before, no_aslr = personality(0xFFFFFFFF), 0x0040000
-    fixed = before != -1 and personality(before | no_aslr) != -1
-    try:
-        yield fixed
-    finally:
-        if fixed:
-            personality(before)
-
-
-def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, int, int] | None) -> tuple[dict[str, Any], bytes]:
-    """Parse, and build unless `batch` is None. `tensorrt` and `tensorrt_rtx` have the same Python API here."""
+def _log_of(runtime: str) -> Any:
+    """A class that keeps in `said` what TensorRT complains of."""
     try:
         trt: Any = import_module(runtime)
     except ImportError as error:
         hint = f"pip install --force-reinstall {runtime.replace('_', '-')}"
         raise EnvironmentProblem(f"{runtime} is installed but cannot be imported: {error}", hint=hint) from error
-    said: list[str] = []
 
     class Log(trt.ILogger):  # type: ignore[misc]  # a class of a package that is imported at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self.said: list[str] = []
+
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                said.append(message)
+                self.said.append(message)
 
-    log = Log()
+    return Log
+
+
+def _build(
+    make_log: Any, onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, int, int] | None
+) -> tuple[dict[str, Any], bytes]:
+    """Parse, and build unless `batch` is None. `tensorrt` and `tensorrt_rtx` have the same Python API here."""
+    trt: Any = import_module(runtime)
+    log = make_log()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
-        words = _words([parser.get_error(i).desc() for i in range(parser.num_errors)] or said)
+        words = _words([parser.get_error(i).desc() for i in range(parser.num_errors)] or log.said)
         hint = "the graph must be optimised, and its first node must cast the uint8 image to float"
         raise GateFailed(f"the parser of {runtime} rejects the graph: {words}", hint=hint)
     answer: dict[str, Any] = {"version": trt.__version__}
@@ -221,10 +221,12 @@ def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, 
         config.num_compute_capabilities = 1
         accepted = config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
         assert accepted, "every name in RTX_CAPABILITIES is one that the builder knows"
-    fixed, *rest = image.shape
+    fixed = image.shape[0]
     if fixed < 0:
         profile = builder.create_optimization_profile()
-        profile.set_shape(image.name, *((size, *rest) for size in batch))
+        for number in range(network.num_inputs):  # the later parts of a cascade have several
+            tensor = network.get_input(number)
+            profile.set_shape(tensor.name, *((size, *list(tensor.shape)[1:]) for size in batch))
         config.add_optimization_profile(profile)
     elif set(batch) != {fixed}:
         raise UsageError(f"the graph has a fixed batch of {fixed}, which is not {':'.join(map(str, batch))}")
@@ -233,7 +235,7 @@ def _build(onnx: bytes, runtime: str, capability: str | None, batch: tuple[int, 
         hint = ""
         if capability == "7.5":
             hint = "7.5 takes no float32 fully connected layer and no bfloat16: use --precision fp16, or leave 7.5 out"
-        raise GateFailed(f"{runtime} cannot build this graph for {capability or 'every GPU'}: {_words(said)}", hint=hint)
+        raise GateFailed(f"{runtime} cannot build this graph for {capability or 'every GPU'}: {_words(log.said)}", hint=hint)
     return answer, bytes(memoryview(engine))
 
 

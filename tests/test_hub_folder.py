@@ -44,7 +44,7 @@ def test_what_is_pushed_is_pulled_to_the_byte_and_verifies(place: str, package_c
 def test_revisions_stay_and_the_latest_is_the_last_push(place: str, package_copy: Package, call: Call) -> None:
     first = push(package_copy.folder, place)
     assert not push(package_copy.folder, place).changed
-    write_json(package_copy.folder / "manifest.json", {**package_copy.document, "entry": "another"})
+    write_json(package_copy.folder / "manifest.json", {**package_copy.document, "remark": "another"})
     second = push(package_copy.folder, place)
     branch = push(package_copy.folder, place, revision="stable")
     assert len({first.commit, second.commit}) == 2 and branch.commit == second.commit
@@ -57,7 +57,7 @@ def test_a_push_that_fails_leaves_no_revision(
     place: str, package_copy: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = push(package_copy.folder, place)
-    write_json(package_copy.folder / "manifest.json", {**package_copy.document, "entry": "another"})
+    write_json(package_copy.folder / "manifest.json", {**package_copy.document, "remark": "another"})
     copied, copyfile = list[object](), shutil.copyfile
 
     def full(source: Path, target: Path) -> None:

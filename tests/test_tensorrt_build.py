@@ -18,7 +18,9 @@ import pytest
 from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError, KdzooError, OutputError, UnknownName, UsageError
 from kdzoo.export import engine_sidecar
 from kdzoo.export import tensorrt_build as build
+from kdzoo.export.machine import Gpu
 from kdzoo.tests.small_engines import needs_rtx, request, write_classifier
+from kdzoo.tests.small_machines import WHOLE
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_sidecar_comes_back_as_it_was_and_holds_no_time(
     assert (tmp_path / "again.json").read_bytes() == sidecar.read_bytes()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "batch": [1, 8, 64]}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "1"}', '{"schema": 1, "batch": [1, 8, 64]}'])
 def test_a_broken_sidecar_is_an_integrity_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "side.json").write_text(content)
     with pytest.raises(IntegrityError):
@@ -107,28 +109,26 @@ def test_preflight_sees_a_truncated_and_a_missing_engine(
 
 
 @needs_rtx
-def test_preflight_refuses_a_foreign_runtime_version(
-    built: tuple[engine_sidecar.EngineInfo, Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preflight_refuses_a_foreign_runtime_version(built: tuple[engine_sidecar.EngineInfo, Path, Path]) -> None:
     info, sidecar, engine = built
-    monkeypatch.setattr(engine_sidecar, "installed_version", lambda runtime: "9.9.9")
     with pytest.raises(EnvironmentProblem, match=r"9\.9\.9") as caught:
-        engine_sidecar.preflight(sidecar, engine)
+        engine_sidecar.preflight(sidecar, engine, replace(WHOLE, versions={"tensorrt_rtx": "9.9.9"}))
     assert f"tensorrt-rtx=={info.runtime_version}" in caught.value.hint
 
 
 @needs_rtx
 @pytest.mark.parametrize(("gpu", "words"), [("8.6", None), ("12.0", "this GPU is 12.0"), (None, "needs an NVIDIA GPU")])
 def test_preflight_compares_the_gpu(
-    built: tuple[engine_sidecar.EngineInfo, Path, Path], monkeypatch: pytest.MonkeyPatch, gpu: str | None, words: str | None
+    built: tuple[engine_sidecar.EngineInfo, Path, Path], gpu: str | None, words: str | None
 ) -> None:
-    _, sidecar, engine = built
-    monkeypatch.setattr(engine_sidecar, "gpu_compute_capability", lambda: gpu)
+    info, sidecar, engine = built
+    versions = {"tensorrt_rtx": info.runtime_version}
+    machine = replace(WHOLE, versions=versions, gpus=(Gpu("some GPU", gpu),) if gpu else ())
     if words is None:
-        engine_sidecar.preflight(sidecar, engine)
+        engine_sidecar.preflight(sidecar, engine, machine)
         return
     with pytest.raises(EnvironmentProblem, match=words):
-        engine_sidecar.preflight(sidecar, engine)
+        engine_sidecar.preflight(sidecar, engine, machine)
 
 
 @needs_rtx

@@ -1,7 +1,8 @@
 """A registry without a network: a folder that holds revisions and never changes one. Torch-free.
 
-`revisions/<sha256 of its manifest.json>/` holds the files of a revision, whole or absent, written once; `refs/<branch or tag>` and
-`latest`, the last push, are small files with the digest of one.
+`revisions/<sha256 of its manifest.json>/` holds the files of a revision, whole or absent, written once, but for its signature: that
+may come later and is not named by the manifest; `refs/<branch or tag>` and `latest`, the last push, are small files with the digest
+of one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from ..errors import HubError, IntegrityError, UsageError
 from .checkpoint import check_file
-from .files import alone, new_folder, sha256, write_bytes
+from .files import alone, new_folder, read_json, sha256, write_bytes
 from .manifest import MANIFEST
 
 LATEST, REFS, REVISIONS = "latest", "refs", "revisions"
@@ -36,6 +37,10 @@ class FolderRevision:
         elif name == MANIFEST and path.is_file() and sha256(path) != self.commit:
             raise IntegrityError(f"{path} is not what was pushed (sha256)", hint="push it again")
         return path
+
+    def find(self, name: str) -> Path | None:
+        """The path of a file that the manifest does not name, where there is one."""
+        return self.folder / name if (self.folder / name).is_file() else None
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class FolderRepository:
         return self.root / REFS / name
 
     def publish(self, files: dict[str, Path | bytes], commit: str, refs: tuple[str, ...], latest: bool) -> bool:
-        """Write the revision `commit` and let `refs` name it; gives False where it was there already."""
+        """Write the revision `commit` and let `refs` name it; gives False where all of it was there already."""
         target = self.root / REVISIONS / commit
         with alone(self.root / LATEST, lambda: None):
             missing = not target.exists()
@@ -77,8 +82,21 @@ class FolderRepository:
                             (part / name).write_bytes(content)
                         else:
                             shutil.copyfile(content, part / name)
+            changed = missing or self._add_unnamed(files, target)
             for ref in refs:
                 write_bytes(self._ref(ref), f"{commit}\n".encode())
             if latest:
                 write_bytes(self.root / LATEST, f"{commit}\n".encode())
-        return missing
+        return changed
+
+    @staticmethod
+    def _add_unnamed(files: dict[str, Path | bytes], target: Path) -> bool:
+        """Write the files that the manifest of a revision does not name; gives whether one of them was not there like this."""
+        changed = False
+        for name in files.keys() - {MANIFEST, *read_json(target / MANIFEST)["files"]}:
+            found = files[name]
+            content = found if isinstance(found, bytes) else found.read_bytes()
+            if not (target / name).is_file() or (target / name).read_bytes() != content:
+                write_bytes(target / name, content)
+                changed = True
+        return changed

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,21 @@ class HubRevision:
             forget(path)
             raise damaged(self.repo_id, name) from None
         return path
+
+    def find(self, name: str) -> Path | None:
+        """The path of a file that no manifest names, fetched where the cache lacks it; None where there is none, or no network."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError
+
+        known = try_to_load_from_cache(self.repo_id, name, revision=self.commit)  # the cache knows, too, of what there is not
+        if known is not None or self.offline:
+            return Path(known) if isinstance(known, str) else None
+        with suppress(Unreachable), hub_errors(self.repo_id, self.commit):
+            try:
+                return Path(hf_hub_download(self.repo_id, name, revision=self.commit, token=self.token))
+            except EntryNotFoundError:
+                return None
+        return None
 
 
 class Unreachable(HubError):
