@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 
 from ..export.select import FIGURES, Candidate, Choice, Limits, reasons
 from ..export.select import select as best_of
+from . import options
 from .console import Console, table, verb
 
 FILTERS = {
@@ -21,7 +21,7 @@ HEADER = ("file", "top-1 %", "ms", "M MACs", "M params", "MB")
 
 
 @verb(
-    click.argument("sources", nargs=-1, metavar="[SOURCE]...", type=click.Path(path_type=Path)),
+    click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
     click.option("--max-latency", "latency", metavar="TIME", help="Of one call, as in 500us or 2ms."),
     click.option("--max-macs", "macs", metavar="N", help="Multiply-adds for one image, as in 100M."),
     click.option("--max-params", "params", metavar="N", help="Parameters, as in 0.5M."),
@@ -37,14 +37,17 @@ HEADER = ("file", "top-1 %", "ms", "M MACs", "M params", "MB")
     click.option(
         "--host", "--device", multiple=True, help="Only what was measured on a host of this name, or part of it. Repeats."
     ),
+    click.option("--offline", is_flag=True, help="Of what is published, only what the cache has."),
+    options.token,
 )
 def select(
-    console: Console, sources: tuple[Path, ...], objective: str, top: int, batch: int, percentile: str, **settings: Any
+    console: Console, sources: tuple[str, ...], objective: str, top: int, batch: int, percentile: str, **settings: Any
 ) -> None:
     """Choose the best measured file within a budget.
 
-    A SOURCE is a package, or a folder that holds packages. Without one the bundled entries are taken, which have no latency and no
-    size. Exit code 7: nothing fits; it says what comes nearest, and which limit to relax.
+    A SOURCE is a package, a folder that holds packages, or published: org/name@main, of which only the figures are fetched. Without
+    one the bundled entries are taken, which have no latency and no size. Exit code 7: nothing fits; it says what comes nearest, and
+    which limit to relax.
     """
     from ..export.candidates import bundled, having, read_packages
 
@@ -52,7 +55,9 @@ def select(
     wanted = {key: settings[key] for key in (*FILTERS, "host") if settings[key]}
     if not sources:
         console.say("no source given: taking the bundled entries")
-    candidates = having(read_packages(sources, batch, percentile) if sources else bundled(), wanted, batch)
+    token, offline = settings["token"], settings["offline"]
+    found = read_packages(sources, batch, percentile, token, offline, console.say) if sources else bundled()
+    candidates = having(found, wanted, batch)
     choice = best_of(candidates, limits, objective)
     chosen, left_out, warnings = choice.fitting[:top], reasons(choice.left_out, limits), doubts(choice, limits, objective)
     document = {
@@ -71,7 +76,7 @@ def select(
 
 def figures(candidate: Candidate) -> dict[str, Any]:
     """For `--json`: what is known of a candidate, and why the rest is not."""
-    return {key: value for key, value in asdict(candidate).items() if value not in (None, "", {})}
+    return {key: value for key, value in asdict(candidate).items() if value not in (None, "", {}, False)}
 
 
 def row(candidate: Candidate) -> tuple[str, ...]:
@@ -101,6 +106,8 @@ def use(candidate: Candidate) -> str:
     if not candidate.package:
         return f"kdzoo export {candidate.path}"
     package = quote(candidate.package)
+    if candidate.published:
+        return f"kdzoo pull {package} --format {candidate.format} --precision {candidate.precision}"
     return f"kdzoo predict {package} IMAGE" if candidate.format == "onnx" else f"kdzoo verify {package}"
 
 

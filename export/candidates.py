@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import IntegrityError, NothingFits, UsageError
 from ..zoo.catalog import entries
 from ..zoo.checkpoint import check_file
+from ..zoo.folder_repository import FolderRepository
+from ..zoo.reference import Reference
 from .package import METRICS, Artifact, Package
+from .pull import described
 from .select import Candidate
 
 DEPTH = 2  # how far below a SOURCE packages are looked for
@@ -26,14 +29,28 @@ def packages_in(folder: Path, depth: int = DEPTH) -> Iterator[Package]:
                 yield from packages_in(below, depth - 1)
 
 
-def read_packages(sources: Iterable[Path], batch: int, percentile: str) -> list[Candidate]:
-    """The files of all packages that `sources` are or hold, each package once.
+def read_packages(
+    sources: Iterable[str],
+    batch: int,
+    percentile: str,
+    token: str | None = None,
+    offline: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Candidate]:
+    """The files of all packages that `sources` are, hold, or have published, each package once. Of what is published nothing is
+    fetched but manifests and metrics.
 
     Raises:
         UsageError: a source without packages. IntegrityError: figures or files that are not those of the manifest.
+        HubError: what is published cannot be had.
     """
     found: dict[Path, Package] = {}
-    for source in sources:
+    elsewhere: dict[Reference, Package] = {}
+    for text in sources:
+        source = Path(text)
+        if Reference.is_meant(text) and (not source.is_dir() or FolderRepository(source).exists()):
+            elsewhere |= described(Reference.parse(text), token, offline, say)
+            continue
         packages = list(packages_in(source))
         if not packages:
             raise UsageError(
@@ -42,20 +59,24 @@ def read_packages(sources: Iterable[Path], batch: int, percentile: str) -> list[
             )
         for package in packages:
             found.setdefault(package.folder.resolve(), package)
-    return [candidate for package in found.values() for candidate in read_package(package, batch, percentile)]
+    here = [candidate for package in found.values() for candidate in read_package(package, batch, percentile)]
+    return here + [c for place, package in elsewhere.items() for c in read_package(package, batch, percentile, place)]
 
 
-def read_package(package: Package, batch: int, percentile: str) -> list[Candidate]:
-    """The files of one package with the latency of a call on `batch` images."""
+def read_package(package: Package, batch: int, percentile: str, place: Reference | None = None) -> list[Candidate]:
+    """The files of one package with the latency of a call on `batch` images; `place` is where it is published and not fetched from
+    yet."""
     check_file(package.folder / METRICS, package.document["files"].get(METRICS))
-    metrics = package.metrics
-    return [_file(package, metrics, artifact, batch, percentile) for artifact in package.artifacts]
+    metrics, artifacts = package.metrics, package.described if place else package.artifacts
+    return [_file(package, metrics, artifact, batch, percentile, place) for artifact in artifacts]
 
 
-def _file(package: Package, metrics: dict[str, Any], artifact: Artifact, batch: int, percentile: str) -> Candidate:
-    path = package.folder / artifact.path
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing", hint=f"kdzoo verify {package.folder}")
+def _file(
+    package: Package, metrics: dict[str, Any], artifact: Artifact, batch: int, percentile: str, place: Reference | None
+) -> Candidate:
+    folder = package.folder if place is None else place
+    if place is None and not (package.folder / artifact.path).is_file():
+        raise IntegrityError(f"{package.folder / artifact.path} is missing", hint=f"kdzoo verify {package.folder}")
     measured = metrics["artifacts"].get(artifact.path, {"not_run": "not measured"})
     why_not, accuracy, student = measured.get("not_run"), measured.get("accuracy") or {}, metrics["student"]
     latencies = {each["batch"]: each[f"{percentile}_ms"] for each in measured.get("latency", ())}
@@ -65,7 +86,7 @@ def _file(package: Package, metrics: dict[str, Any], artifact: Artifact, batch: 
     if batch not in latencies:
         lacks["latency_ms"] = why_not or f"measured at a batch of {', '.join(map(str, latencies))}, not of {batch}"
     return Candidate(
-        path=str(path), package=str(package.folder), host="" if why_not else metrics["host"],
+        path=f"{folder}/{artifact.path}", package=str(folder), published=place is not None, host="" if why_not else metrics["host"],
         **{key: package.document[key] for key in ("entry", "target", "dataset")},
         **{key: getattr(artifact, key) for key in ("format", "precision", "runtime", "bytes")},
         batch=(artifact.batch[0], artifact.batch[2]),

@@ -16,7 +16,8 @@ class Candidate:
     """A file that was measured, or a target of a bundled entry, which `export` makes a file of.
 
     Attributes:
-        path: the file; of a bundled entry what `kdzoo export` takes, `ENTRY --branch TARGET`. package: the folder of the file.
+        path: the file; of a bundled entry what `kdzoo export` takes, `ENTRY --branch TARGET`. package: the folder of the file, or
+            the reference that pulls it, where it is `published` and not here.
         top1: in percent, over `n` images. latency_ms: of one call at the batch and the percentile that were asked for.
         batch: smallest and largest. host: where it was measured, empty where it was not run. bytes: of the file.
         lacks: by the name of a figure that is None, why it is.
@@ -27,6 +28,7 @@ class Candidate:
     target: str
     dataset: str
     package: str = ""
+    published: bool = False
     format: str = ""
     precision: str = ""
     runtime: str = ""

@@ -260,3 +260,16 @@ def test_importing_it_loads_no_heavy_library() -> None:
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_select_chooses_from_what_is_published_and_fetches_only_figures(hub: Hub, collection: Path, call: Call) -> None:
+    push(collection, NAME)
+    found = json.loads(call("select", NAME, "--max-latency", "10s", "--objective", "params", "--json")[0])
+    commit = hub.repositories[NAME].branches["main"]
+    assert found["fitting"] == 2 and found["path"] == f"{NAME}@{commit}#1/model.fp32.onnx"
+    assert not hub.asked(r"GET .*\.(onnx|safetensors|npz)")
+    _, told = call("select", f"{NAME}#2", "--max-latency", "10s")
+    assert told.endswith(f"next: kdzoo pull '{NAME}@{commit}#2' --format onnx --precision fp32\n")
+    again = kdzoo.select(NAME, max_latency="10s", min_top1=0.0).fitting
+    assert {candidate.target for candidate in again} == {"1", "2"} and all(candidate.published for candidate in again)
+    assert json.loads(call("select", NAME, "--max-latency", "10s", "--offline", "--json")[0])["fitting"] == 2
