@@ -23,17 +23,20 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Prove": {
         "eval": "Measure top-1 and top-5 of every target, or of every file.",
-        "verify": "Check a package: checksums, golden images, accuracy.",
-        "bench": "Measure the latency of the files of a package.",
+        "verify": "Check a package: checksums, golden images, accuracy, signature.",
+        "bench": "Measure the latency of files, in one runtime or in several, side by side.",
+        "reproduce": "Export a package again from its checkpoint, and compare files and figures.",
         "predict": "Classify images.",
         "report": "Draw what a run learnt on one HTML page.",
     },
     "Share": {
         "push": "Publish a package, a folder of packages or a checkpoint.",
         "pull": "Fetch what is published, checked, and pin its commit.",
+        "sbom": "Write the bill of materials of a package (CycloneDX).",
+        "sign": "Sign a package with a private key.",
     },
     "Machine": {
-        "doctor": "Say what this machine can train, export and run.",
+        "doctor": "Say what this machine can train, export and run, and whether it can run a package.",
     },
 }
 
