@@ -2,7 +2,7 @@
 
     PYTHONPATH=.types python benchmarks/int8_latency.py PACKAGE [PACKAGE ...] --seconds 20
 
-Both files take turns, call by call and in random order, with one thread; the sessions are made anew several times, because where
+Both files take turns, ten calls in a row and in random order, with one thread; the sessions are made anew several times, because where
 the memory of a session lies moves its time by a percent or so. `float32 again` is a second session of the same file: its ratio is
 the noise. Printed is the time of float32 over that of int8, medians of all rounds, with the quartiles of the ratios round by round.
 
@@ -53,7 +53,7 @@ def measure(package: Package, batch: int, runtime: str, seconds: float, repeats:
         sessions = {name: t.runtime.open(package.folder, t.artifact, 1, in_turns=True) for name, t in trials.items()}
         inputs = trials["int8"].inputs(batch)
         calls = {name: partial(session, inputs) for name, session in sessions.items()}
-        found = interleave(calls, seconds=seconds / repeats, min_rounds=10, seed=repeat)
+        found = interleave(calls, seconds=seconds / repeats, seed=repeat)
         for name, values in found.items():
             times[name] += values
         ran_on = sessions["int8"].ran_on

@@ -16,13 +16,15 @@ def test_ratios_are_of_medians_with_the_quartiles_of_the_rounds() -> None:
     assert (second.low_quartile, second.high_quartile) == (1.0, 2.0)
 
 
-def test_every_round_has_one_call_of_each_after_a_warm_up_and_the_seed_is_the_order() -> None:
+def test_every_round_has_a_row_of_calls_of_each_after_a_warm_up_and_the_seed_is_the_order() -> None:
     def order(seed: int) -> list[str]:
         calls: list[str] = []
-        times = interleave({n: (lambda n=n: calls.append(n)) for n in "abc"}, seconds=0, min_rounds=7, warm_up=2, seed=seed)  # type: ignore[misc]
+        named = {n: (lambda n=n: calls.append(n)) for n in "abc"}  # type: ignore[misc]
+        times = interleave(named, seconds=0, min_rounds=7, in_a_row=2, warm_up=2, seed=seed)
         assert {name: len(own) for name, own in times.items()} == dict.fromkeys("abc", 7)
-        assert calls[:6] == list("abcabc") and len(calls) == 27
-        assert all(sorted(calls[i : i + 3]) == list("abc") for i in range(6, 27, 3))
+        assert calls[:6] == list("abcabc") and len(calls) == 6 + 7 * 6
+        rows = [calls[i : i + 6] for i in range(6, len(calls), 6)]
+        assert all(sorted(row[::2]) == list("abc") and row[::2] == row[1::2] for row in rows)
         return calls
 
     assert order(0) == order(0) != order(1)
