@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdzoo.export import measure, tensorrt_build
+from kdzoo.export import measure, onnx_graph, tensorrt_build
+from kdzoo.tests.small_traces import trace_once
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.catalog import DEFAULT_ENTRY, get_entry
 from kdzoo.zoo.checkpoint import Checkpoint, save_checkpoint
@@ -36,10 +37,12 @@ LAYOUT = {
 
 @contextmanager
 def quick_exports() -> Iterator[pytest.MonkeyPatch]:
-    """Latency is measured in a blink, and TensorRT's parser, which `test_tensorrt_build` runs, is left out."""
+    """Latency is measured in a blink, a student is traced once, and TensorRT's parser, which `test_tensorrt_build` runs, is left
+    out."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "measure_latency", partial(measure.measure_latency, seconds=0.005, min_calls=2))
         patch.setattr(tensorrt_build, "parse_check", lambda onnx: None)
+        patch.setattr(onnx_graph, "_trace", trace_once)
         yield patch
 
 
