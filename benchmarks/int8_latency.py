@@ -2,9 +2,10 @@
 
     PYTHONPATH=.types python benchmarks/int8_latency.py PACKAGE [PACKAGE ...] --seconds 20
 
-Both files take turns, ten calls in a row and in random order, with one thread; the sessions are made anew several times, because where
-the memory of a session lies moves its time by a percent or so. `float32 again` is a second session of the same file: its ratio is
-the noise. Printed is the time of float32 over that of int8, medians of all rounds, with the quartiles of the ratios round by round.
+Both files take turns, ten calls in a row and in random order, with one thread; the sessions are made anew several times, because
+where the memory of a session lies moves its time by a percent or so. `float32 again` is a second session of the same file: its
+ratio is the noise. Printed is the time of float32 over that of int8, medians of all rounds, with the quartiles of the ratios round
+by round.
 
 A package: `kdzoo export SOURCE --branch 1 --precision fp32 --precision int8 --data FOLDER`.
 """

@@ -17,14 +17,15 @@ from .console import Console, table, verb
         "-r",
         "runtimes",
         multiple=True,
-        help="onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, openvino, tensorrt, trt-rtx, torch. Repeats. "
+        help="onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, openvino, parts (of a cascade, each in the runtime that "
+        "it is made for), tensorrt, trt-rtx, torch. Repeats. "
         "[all but torch that run a file here]",
     ),
     click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Batch sizes. Repeats. [those of the export]"),
     click.option("--threads", type=click.IntRange(1), help="Threads of the processor. [its physical cores]"),
     click.option("--pin", is_flag=True, help="Keep the threads on as many processors."),
     click.option("--seconds", type=click.FloatRange(0.05), default=2.0, show_default=True, help="Time per file and batch."),
-    click.option("--compare", "side_by_side", is_flag=True, help="All in turns, call by call, each against the first."),
+    click.option("--compare", "side_by_side", is_flag=True, help="All in turns, each against the first."),
 )
 def bench(console: Console, sources: tuple[str, ...], side_by_side: bool, **settings: Any) -> None:
     """Measure the latency of files, in one runtime or in several, side by side.
@@ -38,6 +39,7 @@ def bench(console: Console, sources: tuple[str, ...], side_by_side: bool, **sett
     packages = open_packages(sources, choice.branches, console.say)
     trials = find_trials(packages, choice)
     how = {name: settings[name] for name in ("batches", "threads", "seconds", "pin")}
+    how["not_run"] = None if choice.runtimes else trials.not_run
     found = bench_side_by_side(trials.chosen, **how) if side_by_side else bench(trials.chosen, **how, say=console.say)
     document = {"packages": [str(package.folder) for package in packages], **found, "not_run": trials.not_run}
     console.result(document, lambda: describe(document, side_by_side))
@@ -46,7 +48,11 @@ def bench(console: Console, sources: tuple[str, ...], side_by_side: bool, **sett
 def describe(document: dict[str, Any], side_by_side: bool) -> str:
     """Tables for people: the figures, what each runtime ran on, what was not run, and the machine."""
     results, folders = document["results"], document["packages"]
-    ran = {f"{r['runtime']} {r['version']} on {r['device']}" + (f", threads: {n}" if (n := r["threads"]) else "") for r in results}
+    ran = {
+        f"{'' if r['runtime'] == r['runs_in'] else r['runtime'] + ' in '}{r['runs_in']} {r['version']} on {r['device']}"
+        + (f", threads: {n}" if (n := r["threads"]) else "")
+        for r in results
+    }
     names = [f"{r['package'] + '/' if len(folders) > 1 else ''}{r['file']}" for r in results]
     if side_by_side:
         header: tuple[str, ...] = ("file", "runtime", "batch", "rounds", "median ms", "ratio", "quartiles", "images/s")

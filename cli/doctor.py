@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UsageError
 from .console import Console, table, verb
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def doctor(console: Console, package: str | None, strict: bool) -> None:
     With a PACKAGE (a folder, a folder of packages, or org/name of the Hub): whether each of its files can run here, by what, and
     what to do where it cannot. Nothing is loaded. Exit code 6: a file is damaged; 4: none runs here; 0: at least one does.
     """
+    if package is None and strict:
+        raise UsageError("--strict is about the files of a package", hint="kdzoo doctor PACKAGE --strict")
     if package is None:
         on_machine(console)
     else:

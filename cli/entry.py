@@ -71,25 +71,23 @@ def describe_entry(document: dict[str, Any], entry: Entry) -> str:
 
 def figures(entry: Entry) -> str:
     """Published beside counted beside measured, a row for each target."""
+    from ..export.cards.entry_card import counts_by_paper
     from ..export.cards.markdown import in_order
-    from ..zoo.published import papers
+    from ..export.cards.published_figures import published_figures
 
-    own = [row for row in entry.rows if row.plain]
-    rule = next((p.counting for p in papers() if own and p.key == own[0].paper), "") or "plain"
-    macs = "macs_dbfskd" if rule == "dbfskd" and any(row.macs_m for row in own) else "macs"
     twins = {number: word for word, number in entry.same.items()}
+    targets = in_order({*entry.published, *entry.counted, *entry.measured} - set(twins.values()))
+    found = published_figures(entry.name, targets)
+    macs = "macs_dbfskd" if counts_by_paper(found) else "macs"
 
     def published(figure: str, target: str) -> str:
-        names = (target, twins.get(target, target))
-        for row in own:
-            for name in names:
-                if name in getattr(row, figure):
-                    spread = f" ± {row.std[name]:.2f}" if figure == "top1" and name in row.std else ""
-                    return f"{getattr(row, figure)[name]:.2f}{spread}"
-        return "-"
+        printed = found.get("targets", {}).get(target, {}).get(figure)
+        if printed is None:
+            return "-"
+        return f"{printed['value']:.2f}" + (f" ± {printed['std']:.2f}" if "std" in printed else "")
 
     lines = []
-    for target in in_order({*entry.published, *entry.counted, *entry.measured} - set(twins.values())):
+    for target in targets:
         counted, measured = entry.counted.get(target, {}), entry.measured.get(target, {})
         lines.append((
             f"{target} = {twins[target]}" if target in twins else target,

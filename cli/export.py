@@ -78,6 +78,7 @@ MAKING = (
 )
 def export(console: Console, source: str | None, **settings: Any) -> None:
     """Cut a branch out of a checkpoint and write it as measured files."""
+    from ..export.evidence import gather_evidence
     from ..export.exporter import export as export_one
     from ..export.source import resolve_checkpoint
     from ..zoo.target import Target
@@ -91,10 +92,11 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     names = {target: f"{checkpoint.manifest.entry}-{target}" for target in targets}
     folders = {t: output / name if output and len(targets) > 1 else output or Path(name) for t, name in names.items()}
     wanted.check(checkpoint, folders)  # all of them, before the first one is written
+    evidence = gather_evidence(checkpoint, wanted, targets, console.say)
     packages = []
     for target, folder in folders.items():
         console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
-        packages.append(export_one(checkpoint, target, wanted, output=folder, say=console.say))
+        packages.append(export_one(checkpoint, target, wanted, output=folder, evidence=evidence, say=console.say))
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
     console.result(
         documents if len(documents) > 1 else documents[0],

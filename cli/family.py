@@ -8,6 +8,7 @@ import click
 from . import options
 from .console import Console, table, verb
 from .export import MAKING, request
+from .messages import sentence
 
 
 @verb(
@@ -39,11 +40,12 @@ def family(console: Console, source: str | None, **settings: Any) -> None:
     document = {"folder": str(found.folder), **found.document}
     console.result(document, lambda: f"{found.folder} on {document['host']}\n{table(header, rows)}")
     if found.refused:
-        made, reasons = len(found.members), "; ".join(found.refused.values())
-        raise GateFailed(
-            f"{len(found.refused)} of {len(found.refused) + made} files were refused: {reasons}",
+        error = GateFailed(
+            f"{len(found.members)} files are there; refused: {'; '.join(found.refused.values())}",
             hint="--max-drop and --min-agreement move the gates; the other files are whole",
         )
+        click.echo(f"kdzoo: {' '.join(sentence(error).split())}", err=True)  # not raised: --json has its document already
+        raise click.exceptions.Exit(error.exit_code)
     console.hint(f"kdzoo verify {found.folder / str(targets[0])}")
 
 

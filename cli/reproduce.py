@@ -37,11 +37,12 @@ def reproduce(
     """Export a package again from its checkpoint, and compare files and figures.
 
     SOURCE is a package, published or in a folder, or an entry that comes with recorded exports. Files are compared by sha256;
-    latencies are not compared. Exit 3: something differs; 4: a package that is needed is not installed.
+    latencies are not compared, and what cannot be made without --data is told. Exit 3: something differs; 4: a package that is
+    needed is not installed.
     """
     from ..errors import KdzooError, UnknownName
     from ..export.recorded import records_of
-    from ..export.reproduce import check
+    from ..export.reproduce import NOT_MADE, check
     from ..export.reproduce import reproduce as again
     from .messages import sentence
 
@@ -62,7 +63,13 @@ def reproduce(
         check(results)
     except KdzooError as error:
         problem = error
-    document = {"same": problem is None, "problem": problem and problem.what, "exports": [asdict(result) for result in results]}
+    not_made = sum(result.count(NOT_MADE) for result in results)
+    document = {
+        "same": problem is None and not not_made,
+        "not_made": not_made,
+        "problem": problem and problem.what,
+        "exports": [asdict(result) for result in results],
+    }
     console.result(document, lambda: "\n\n".join(map(as_text, results)))
     for reason in dict.fromkeys(reason for result in results for reason in result.reasons):
         console.say(f"other than on record: {reason}")
@@ -77,8 +84,8 @@ def as_text(result: Reproduced) -> str:
     counts = {
         state: sum(line.state == state for line in result.lines) for state in dict.fromkeys(line.state for line in result.lines)
     }
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{result.entry}-{result.target}\n{table(('what', 'recorded', 'now', 'state', 'why'), rows)}\n{told}"
+    told = [", ".join(f"{count} {state}" for state, count in counts.items()), *filter(None, [result.not_made])]
+    return "\n".join([f"{result.entry}-{result.target}", table(("what", "recorded", "now", "state", "why"), rows), *told])
 
 
 command = reproduce

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..export.select import FIGURES, Candidate, Choice, Limits, reasons
+from ..export.select import FIGURES, PERCENTILES, Candidate, Choice, Limits, reasons
 from ..export.select import select as best_of
 from . import options
 from .console import Console, table, verb
@@ -32,7 +32,7 @@ HEADER = ("file", "top-1 %", "ms", "M MACs", "M params", "MB")
     ),
     click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="List so many, the best first."),
     click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in a call."),
-    click.option("--percentile", type=click.Choice(("p50", "p90", "p99")), default="p50", show_default=True, help="Of latency."),
+    click.option("--percentile", type=click.Choice(PERCENTILES), default="p50", show_default=True, help="Of latency."),
     *(click.option(f"--{field}", multiple=True, help=f"Only this {words} Repeats.") for field, words in FILTERS.items()),
     click.option(
         "--host", "--device", multiple=True, help="Only what was measured on a host of this name, or part of it. Repeats."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ def verify(console: Console, package: str, data: Path | None, public_key: Path |
         golden, accuracy = result.get("golden"), result.get("accuracy")
         rows.append((
             path, result["checksum"], f"{golden['max_abs_diff']:.1e}" if golden else "-",
-            f"{accuracy['top1']:.2f}" if accuracy else "-", f"{accuracy['n']:,}" if accuracy else "-", result.get("not_run", "run"),
+            f"{accuracy['top1']:.2f}" if accuracy else "-", f"{accuracy['n']:,}" if accuracy else "-", state(result),
         ))  # fmt: skip
     header = ("file", "checksum", "golden max |diff|", "top-1 %", "n", "state")
     part = "" if found["files"] == found["files_of"] else f" of {found['files_of']} files are here,"
@@ -41,9 +42,17 @@ def verify(console: Console, package: str, data: Path | None, public_key: Path |
         told += f"; the manifest is signed with {public_key or 'a certificate under ' + ', '.join(map(str, certificates))}"
     elif (source.folder / SIGNATURE).is_file():
         console.say("it is signed; --public-key proves by whom")
+    if found["unnamed"]:
+        told += f"; no part of it, and looked at by nobody: {', '.join(found['unnamed'])}"
     console.result(found, lambda: f"{table(header, rows)}\n\n{told}")
     if not any("accuracy" in r for r in found["artifacts"].values()):
         console.hint(f"kdzoo verify {package} --data FOLDER measures the accuracy, too")
+
+
+def state(result: dict[str, Any]) -> str:
+    if "not_run" in result:
+        return str(result["not_run"])
+    return f"run; accuracy not compared: {result['not_compared']}" if "not_compared" in result else "run"
 
 
 command = verify

@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import EnvironmentProblem, GateFailed, KdzooError, UsageError
 from ..zoo.manifest import host_description
 
 if TYPE_CHECKING:
+    from .runtime import Session
     from .trials import Trial
+
+CANNOT = (EnvironmentProblem, GateFailed)  # what a runtime finds out when it opens or runs a file
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def bench(
     threads: int | None = None,
     seconds: float = 2.0,
     pin: bool = False,
+    not_run: list[dict[str, str]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Latency of every trial, one after the other, by batch size.
@@ -67,25 +71,45 @@ def bench(
     Args:
         batches: sizes; by default those of the export. threads: of the processor; by default its physical cores.
         seconds: for each trial and size. pin: keep them on as many processors (`threads.pinned`).
+        not_run: takes the trials that turn out not to run here, with the reason; without it the first of them is an error.
 
     Raises:
-        UsageError: a file cannot take a batch. EnvironmentProblem: a runtime does not run on what was asked for.
+        UsageError: a file cannot take a batch. EnvironmentProblem: a runtime does not run on what was asked for; GateFailed: it
+        does not take a file. With `not_run` only where nothing runs.
     """
     from .threads import physical_cores
 
     sizes = [trial.batches(batches) for trial in trials]
-    count, results = threads or physical_cores(), list[dict[str, Any]]()
+    count, results, problems = threads or physical_cores(), list[dict[str, Any]](), list[KdzooError]()
     with processors(count, pin) as used:
         under = conditions(count, used)
         for trial, own_sizes in zip(trials, sizes, strict=True):
             say(f"{trial.artifact.path} on {trial.runtime.name}")
-            with trial.runtime.open(trial.package.folder, trial.artifact, threads) as session:
-                facts = {**trial.labels, **asdict(session.ran_on)}
-                for size in own_sizes:
-                    inputs = trial.inputs(size)
-                    found = measure_latency(lambda run=session, x=inputs: run(x), size, seconds=seconds)  # type: ignore[misc]
-                    results.append({**facts, **asdict(found)})
+            try:
+                with trial.runtime.open(trial.package.folder, trial.artifact, threads) as session:
+                    for size in own_sizes:
+                        inputs = trial.inputs(size)
+                        found = measure_latency(lambda run=session, x=inputs: run(x), size, seconds=seconds)  # type: ignore[misc]
+                        results.append({**facts(trial, session), **asdict(found)})
+            except CANNOT as problem:
+                note(trial, problem, not_run)
+                problems.append(problem)
+    if problems and not results:
+        raise problems[0]
     return {**under, "results": results}
+
+
+def facts(trial: Trial, session: Session) -> dict[str, Any]:
+    """What was measured and on what it ran. `runs_in`: of the parts of a cascade, what computes each; else the runtime itself."""
+    ran_on = asdict(session.ran_on)
+    return {"runs_in": ran_on.pop("runtime"), **ran_on, **trial.labels}
+
+
+def note(trial: Trial, problem: KdzooError, not_run: list[dict[str, str]] | None) -> None:
+    """In `not_run`, why a trial does not run here; without it, raises that."""
+    if not_run is None:
+        raise problem
+    not_run.append(trial.not_run(problem))
 
 
 def bench_side_by_side(
@@ -95,8 +119,9 @@ def bench_side_by_side(
     threads: int | None = None,
     seconds: float = 2.0,
     pin: bool = False,
+    not_run: list[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """As `bench`, all trials in turns, each against the first. `seconds` is for each trial and size here, too."""
+    """As `bench`, all trials in turns, each against the first that runs. `seconds` is for each trial and size here, too."""
     from .comparison import compare_times, interleave
     from .threads import physical_cores
 
@@ -108,17 +133,24 @@ def bench_side_by_side(
         raise UsageError("these files share no batch size", hint="name one with --batch")
     with processors(count, pin) as used, ExitStack() as stack:
         under = conditions(count, used)
-        opened = []
+        opened, problems = [], list[KdzooError]()
         for trial in trials:
-            session = trial.runtime.open(trial.package.folder, trial.artifact, threads, in_turns=True)
-            opened.append((trial, stack.enter_context(session)))
+            try:
+                session = trial.runtime.open(trial.package.folder, trial.artifact, threads, in_turns=True)
+            except CANNOT as problem:
+                note(trial, problem, not_run)
+                problems.append(problem)
+            else:
+                opened.append((trial, stack.enter_context(session)))
+        if not opened:
+            raise problems[0]
         for size in sizes:
             calls = {str(n): partial(session, trial.inputs(size)) for n, (trial, session) in enumerate(opened)}
             for row in compare_times(interleave(calls, seconds=seconds * len(calls))):
                 trial, session = opened[int(row.name)]
                 figures = {key: value for key, value in asdict(row).items() if key != "name"}
                 rate = round(1000.0 * size / row.median_ms, 1)
-                results.append({**trial.labels, **asdict(session.ran_on), "batch": size, **figures, "images_per_s": rate})
+                results.append({**facts(trial, session), "batch": size, **figures, "images_per_s": rate})
     return {**under, "results": results}
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError, NothingFits, UsageError
+from ..errors import IntegrityError, NothingFits, UnknownName, UsageError
 from ..zoo.catalog import entries
 from ..zoo.checkpoint import check_file
 from ..zoo.folder_repository import FolderRepository
 from ..zoo.reference import Reference
 from .package import METRICS, Artifact, Package
 from .pull import described
-from .select import Candidate
+from .select import PERCENTILES, Candidate
 
 DEPTH = 2  # how far below a SOURCE packages are looked for
+NOT_TIMED = "made for TensorRT, not timed here"
 NOT_EXPORTED = "a bundled entry is no file yet"
 
 
@@ -41,9 +42,11 @@ def read_packages(
     fetched but manifests and metrics.
 
     Raises:
-        UsageError: a source without packages. IntegrityError: figures or files that are not those of the manifest.
-        HubError: what is published cannot be had.
+        UsageError: a source without packages, or no such percentile.
+        IntegrityError: figures or files that are not those of the manifest. HubError: what is published cannot be had.
     """
+    if percentile not in PERCENTILES:
+        raise UnknownName("percentile", percentile, PERCENTILES)
     found: dict[Path, Package] = {}
     elsewhere: dict[Reference, Package] = {}
     for text in sources:
@@ -84,7 +87,8 @@ def _file(
     if accuracy.get("top1") is None:
         lacks["top1"] = why_not or "exported without --data, so accuracy was not measured"
     if batch not in latencies:
-        lacks["latency_ms"] = why_not or f"measured at a batch of {', '.join(map(str, latencies))}, not of {batch}"
+        elsewhere = f"measured at a batch of {', '.join(map(str, latencies))}, not of {batch}" if latencies else NOT_TIMED
+        lacks["latency_ms"] = why_not or elsewhere
     return Candidate(
         path=f"{folder}/{artifact.path}", package=str(folder), published=place is not None, host="" if why_not else metrics["host"],
         **{key: package.document[key] for key in ("entry", "target", "dataset")},

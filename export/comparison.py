@@ -17,8 +17,8 @@ from statistics import median, quantiles
 
 @dataclass(frozen=True)
 class Compared:
-    """One of them, by the medians of its rounds. `ratio`: its median over the median of the first, below one where it is faster; the quartiles are of the ratios
-    round by round."""
+    """One of them, by the medians of its rounds. `ratio`: its median over the median of the first, below one where it is
+    faster; the quartiles are of the ratios round by round."""
 
     name: str
     rounds: int

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError
 from ..zoo.files import read_json
+from ..zoo.paths import DRIVER
+from .cards.metadata import package_metadata
 from .cascade import EXIT
 from .package import (
     CARD,
@@ -22,6 +24,7 @@ from .package import (
     WEIGHTS,
     Artifact,
     Package,
+    read_text,
 )
 from .schema import check_document
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NEEDED = (METRICS, PREPROCESS, LABELS, GOLDEN_INPUTS, GOLDEN_EXPECTED)  # every use of a package needs them
+OUR_DRIVER = Path(__file__).with_name(DRIVER)
 Contradiction = tuple[str, str]  # the field with its file, and what is wrong with it
 COMPANIONS = {"sidecar": "sidecar_sha256", "weights": "weights_sha256"}  # in `details`: a further file, and its checksum
 
@@ -71,7 +75,14 @@ def contradictions(package: Package, documents: dict[str, Any], here: set[str]) 
         for artifact in package.described:
             yield from _tensors(artifact, preprocess, labels)
     if CARD in here:
-        yield from _card(package.folder / CARD)
+        yield from _card(package.folder / CARD, package, documents.get(METRICS))
+    if DRIVER in here and (package.folder / DRIVER).read_bytes() != OUR_DRIVER.read_bytes():
+        yield DRIVER, "is a program, and not the one that this kdzoo writes"
+    for artifact in package.described:
+        if artifact.format == "parts" and DRIVER not in files:
+            yield f"{MANIFEST}: files", f"lack {DRIVER}, which runs {artifact.path}"
+        if artifact.format == "parts" and artifact.path in here:
+            yield from _parts(package.folder / artifact.path, artifact)
     if {GOLDEN_INPUTS, GOLDEN_EXPECTED} <= here and preprocess is not None:
         yield from _golden(package, preprocess)
 
@@ -142,11 +153,21 @@ def _tensors(artifact: Artifact, preprocess: dict[str, Any], labels: list[str] |
         yield f"{at} output.shape", f"is {list(artifact.output.shape)}; batch and {LABELS} make it {[batch, len(labels)]}"
 
 
-def _card(path: Path) -> Iterator[Contradiction]:
-    """The head that the Hub reads is YAML, and ours."""
+def _parts(path: Path, artifact: Artifact) -> Iterator[Contradiction]:
+    """The file that readers without kdzoo go by lists what the manifest does."""
+    listed = [{"path": part.path, "sha256": part.sha256, "bytes": part.bytes} for part in artifact.parts]
+    wanted = {"driver": DRIVER, "thresholds": artifact.details.get("thresholds"), "parts": listed}
+    document = read_json(path)
+    for field, value in wanted.items():
+        if not isinstance(document, dict) or document.get(field) != value:
+            yield f"{path.name}: {field}", f"is not what {MANIFEST} says"
+
+
+def _card(path: Path, package: Package, metrics: dict[str, Any] | None) -> Iterator[Contradiction]:
+    """The head that the Hub reads is YAML, and ours; its figures are those of the metrics."""
     import yaml
 
-    parts = path.read_text(encoding="utf-8").split("---\n", 2)
+    parts = read_text(path).split("---\n", 2)
     try:
         head = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
     except yaml.YAMLError as error:
@@ -154,6 +175,19 @@ def _card(path: Path) -> Iterator[Contradiction]:
         return
     if not isinstance(head, dict) or head.get("library_name") != "kdzoo":
         yield CARD, "has no head that names kdzoo as its library"
+    elif metrics is not None:
+        wanted = package_metadata(package.document, metrics, package.described).get("model-index")
+        if _figures(head.get("model-index")) != _figures(wanted):
+            yield f"{CARD}: model-index", f"has other figures than {METRICS}"
+
+
+def _figures(index: Any) -> list[tuple[Any, ...]] | None:
+    """Every value of a `model-index`, with what it is of; None where it cannot be read."""
+    try:
+        metrics = [metric for model in index or () for result in model["results"] for metric in result["metrics"]]
+        return [(metric["type"], metric["config"], metric["args"], metric["value"]) for metric in metrics]
+    except (TypeError, KeyError):
+        return None
 
 
 def _golden(package: Package, preprocess: dict[str, Any]) -> Iterator[Contradiction]:

@@ -29,8 +29,12 @@ class Cuda:
         self.call("cuDeviceGetName", name, len(name), device)
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), device)
         self.device, self.name = device, name.value.decode(errors="replace")
-        self.enter()
-        self.call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
+        try:
+            self.enter()
+            self.call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
+        except EnvironmentProblem:
+            self.call("cuDevicePrimaryCtxRelease_v2", device)
+            raise
         self.stream: int = stream.value or 0
 
     def call(self, function: str, *arguments: Any) -> None:

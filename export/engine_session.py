@@ -1,10 +1,12 @@
 """An engine, loaded and run. `tensorrt` and `tensorrt_rtx` have the same Python API here; memory goes through the CUDA driver.
 
-A call copies the images to the GPU, runs, and copies the outputs back: what is measured holds all three.
+A call copies the images to the GPU, runs, and copies the outputs back: what is measured holds all three. NumPy has no bfloat16:
+its bits are carried as uint16, from one part of a cascade to the next.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,19 @@ class EngineSession(Session):
                 if severity <= trt.ILogger.ERROR:
                     said.append(message)
 
-        self.said, self.log = said, Log()
+        self.said, self.log, self.bits = said, Log(), set[str]()
+        self.runtime: Any = None
+        self.engine: Any = None
+        self.context: Any = None
+        try:
+            self.load(path, trt)
+        except BaseException:
+            self.close()
+            raise
+        self.ran_on = RanOn(runtime, trt.__version__, cuda.name, None)
+
+    def load(self, path: Path, trt: Any) -> None:
+        """The engine, made ready, and what goes in and out of it."""
         # TensorRT does not keep its own parts alive: an engine without its runtime is a crash.
         self.runtime = trt.Runtime(self.log)
         self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
@@ -40,17 +54,37 @@ class EngineSession(Session):
         if self.context is None:
             raise self.failed(f"{path.name} loads and cannot be made ready")
         names = [self.engine.get_tensor_name(number) for number in range(self.engine.num_io_tensors)]
-        self.types = {name: trt.nptype(self.engine.get_tensor_dtype(name)) for name in names}
+        types = {name: self.engine.get_tensor_dtype(name) for name in names}
+        self.bits = {name for name, kind in types.items() if kind == trt.DataType.BF16}
+        self.types = {name: "uint16" if name in self.bits else trt.nptype(kind) for name, kind in types.items()}
         self.inputs = tuple(name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
         self.outputs = [name for name in names if name not in self.inputs]
-        self.ran_on = RanOn(runtime, trt.__version__, cuda.name, None)
 
     def everything(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        self.cuda.enter()
+        arrays = {name: self.taken(name, given) for name, given in self.by_name(inputs).items()}  # kept until all is copied
+        try:
+            found = self.queue(arrays)
+        except BaseException:
+            with suppress(EnvironmentProblem):  # the first problem is told
+                self.cuda.wait()
+            raise
+        self.cuda.wait()
+        return found
+
+    def taken(self, name: str, given: NDArray[Any]) -> NDArray[Any]:
+        """One input, as it is copied."""
         import numpy as np
 
-        self.cuda.enter()
-        for name, given in self.by_name(inputs).items():
-            array = np.ascontiguousarray(given, self.types[name])
+        if name in self.bits and given.dtype != np.uint16:
+            raise UsageError(f"the engine takes the bits of {name} in bfloat16, as uint16, not {given.dtype}")
+        return np.ascontiguousarray(given, self.types[name])
+
+    def queue(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All of a call; the outputs are there after `Cuda.wait`."""
+        import numpy as np
+
+        for name, array in arrays.items():
             if not self.context.set_input_shape(name, array.shape):
                 shape = tuple(self.engine.get_tensor_shape(name))
                 raise UsageError(
@@ -65,7 +99,6 @@ class EngineSession(Session):
             raise self.failed("the engine did not run")
         for name, array in found.items():
             self.cuda.download(array, self.buffers[name][0])
-        self.cuda.wait()
         return found
 
     def bind(self, name: str, size: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import EnvironmentProblem, IntegrityError
 from ..zoo.files import write_bytes
 from .machine import Machine, ask_cuda, this_machine
-from .obstacles import FORMAT_OF, Origin, of_engine
+from .obstacles import FORMAT_OF, of_engine
 from .obstacles import RTX_CAPABILITIES as RTX_CAPABILITIES
 from .tensor_spec import TensorSpec
 
@@ -93,6 +93,8 @@ def read_sidecar(path: Path) -> EngineInfo:
     Raises:
         IntegrityError: it is missing, or is no sidecar. EnvironmentProblem: it was written by a newer kdzoo than this one.
     """
+    from .schema import SIDECAR, mismatches  # slow, and the fresh process that builds engines does not need it
+
     try:
         fields = json.loads(path.read_bytes())
         schema = fields.pop("schema")
@@ -102,6 +104,8 @@ def read_sidecar(path: Path) -> EngineInfo:
             raise EnvironmentProblem(
                 f"{path} has schema {schema}; this kdzoo reads up to {SIDECAR_SCHEMA}", hint="pip install --upgrade kdzoo"
             )
+        for field, value, takes in mismatches(fields, SIDECAR):
+            raise ValueError(f"{field} cannot be {value!r:.60}; it takes {takes}")
         fields["batch"], fields["compatible"] = tuple(fields["batch"]), tuple(fields.get("compatible", ()))
         fields["input"], fields["output"] = TensorSpec.from_dict(fields["input"]), TensorSpec.from_dict(fields["output"])
         info = EngineInfo(**fields)
@@ -137,9 +141,11 @@ def preflight(sidecar: Path, engine: Path, machine: Machine | None = None) -> No
 
     To be called before anything is deserialised: TensorRT's own words for both are hard to read.
     """
+    from .origin import Origin
+
     info = read_sidecar(sidecar)
     check_engine(info, sidecar, engine)
-    for obstacle in of_engine(info, machine or this_machine(), Origin()):
+    for obstacle in of_engine(info, machine or this_machine(), Origin.beside(engine.parent)):
         raise EnvironmentProblem(obstacle.what, hint=obstacle.hint)
 
 

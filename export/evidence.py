@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..zoo.datasets import EncodedImages, ImageSplit, find_data, held_out, open_
 from ..zoo.target import Target
 from .measure import check_classes
 from .outputs import torch_outputs
+from .request import Request, no_training
 from .thresholds import Answers, Thresholds, find_thresholds
 
 if TYPE_CHECKING:
@@ -19,49 +21,74 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..zoo.student import Student
+    from .torch_answers import NodeLogits
 
 Say = Callable[[str], None]
 
 
-def evidence(checkpoint: Checkpoint, data: Path | None, say: Say) -> tuple[ImageSplit, NDArray[np.int64] | None]:
-    """Real images to compare on: the test split, with its labels, where it is at hand.
+@dataclass(frozen=True)
+class Evidence:
+    """Read once for all targets of a checkpoint.
+
+    Attributes:
+        images, labels: to compare on: the test split, or the images that the checkpoint carries, which have no labels.
+        training: the training images, where they are needed.
+        answers: what the whole network says of `images`, by node, where torch was run for several targets at once.
+    """
+
+    images: ImageSplit
+    labels: NDArray[np.int64] | None
+    training: ImageSplit | None = None
+    answers: NodeLogits | None = None
+
+
+def gather_evidence(checkpoint: Checkpoint, request: Request, targets: Iterable[Target], say: Say) -> Evidence:
+    """The images that an export of `targets` needs.
 
     Raises:
-        DataError: the user named data that does not exist or has other classes.
+        DataError: the user named data that does not exist or has other classes; training images are needed and not at hand.
     """
-    manifest = checkpoint.manifest
+    what = request.needs_training(targets)
+    training = training_images(checkpoint, request.data, what) if what else None
+    return Evidence(*compared_images(checkpoint, request, say), training)
+
+
+def compared_images(checkpoint: Checkpoint, request: Request, say: Say) -> tuple[ImageSplit, NDArray[np.int64] | None]:
+    """The test split with its labels; where it is not at hand, the images of the checkpoint."""
+    manifest, data = checkpoint.manifest, request.data
     try:
         path = find_data(manifest.dataset, data)
     except DataError:
         if data is not None:
             raise
         samples = checkpoint.samples()
-        say(
-            f"the test images of {manifest.dataset} are not at hand, so accuracy is not measured again; --data names them. "
-            f"Parity is measured on the {len(samples)} images that the checkpoint carries"
-        )
+        if request.verify:
+            say(
+                f"the test images of {manifest.dataset} are not at hand, so accuracy is not measured again; --data names them. "
+                f"Parity is measured on the {len(samples)} images that the checkpoint carries"
+            )
         return samples, None
     split = open_split(path, "test", manifest.preprocess)
     check_classes(split, manifest.classes, path)
     return split, split.labels
 
 
-def training_images(checkpoint: Checkpoint, data: Path | None) -> ImageSplit | None:
-    """The training images, for calibration; None where they are not at hand."""
+def training_images(checkpoint: Checkpoint, data: Path | None, what: str) -> ImageSplit:
+    """The training images. Raises `DataError`, saying `what` they are needed for, where they are not at hand."""
     manifest = checkpoint.manifest
     try:
         split = open_split(find_data(manifest.dataset, data), "train", manifest.preprocess, dataset=manifest.dataset, lazy=True)
-    except DataError:
-        return None
+    except DataError as error:
+        raise no_training(what, error) from None
     check_classes(split, manifest.classes, Path(split.source))
     return split
 
 
-def find_exits(checkpoint: Checkpoint, student: Student, training: ImageSplit | None, limit: float, say: Say) -> Thresholds:
+def find_exits(checkpoint: Checkpoint, student: Student, training: ImageSplit, limit: float, say: Say) -> Thresholds:
     """The thresholds of a cascade, from the training images that the run has held out.
 
     Raises:
-        DataError: they are not at hand. GateFailed: no early exit loses as little as `limit`.
+        GateFailed: no early exit loses as little as `limit`.
     """
     from ..zoo.profile import profile
     from ..zoo.student import Several, select
@@ -69,8 +96,6 @@ def find_exits(checkpoint: Checkpoint, student: Student, training: ImageSplit | 
     assert isinstance(student, Several)
     manifest = checkpoint.manifest
     count = manifest.recipe["holdout"]
-    if training is None:
-        raise DataError("the thresholds of a cascade are found on training images, and none are at hand", hint="--data names them")
     held = held_out(training, count)[1]
     images = held.decode() if isinstance(held, EncodedImages) else held
     say(f"finding thresholds on {len(images)} images that training has not seen")

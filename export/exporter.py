@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GateFailed
+from ..errors import EnvironmentProblem, GateFailed
 from ..zoo.checkpoint import WEIGHTS, Checkpoint, describe_files
 from ..zoo.files import new_folder, sha256, write_bytes, write_json
 from ..zoo.manifest import command_line, git_commit, library_versions
@@ -21,10 +22,10 @@ from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
 from .cards.package_card import package_card
 from .cards.published_figures import published_figures
-from .evidence import evidence, find_exits, training_images
+from .evidence import Evidence, find_exits, gather_evidence
 from .format import Format, Job
 from .gates import passing
-from .measure import measure_package
+from .measure import measure_package, why_not_run
 from .package import (
     CARD,
     CONFIG,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..zoo.student import Student
-    from .torch_answers import NodeLogits
 
 LIBRARIES = ("kdzoo", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt_rtx", "tensorrt", "safetensors", "numpy")
 NUM_GOLDEN = 8
@@ -60,7 +60,7 @@ def export(
     *,
     output: Path | None = None,
     refused: dict[str, str] | None = None,
-    answers: NodeLogits | None = None,
+    evidence: Evidence | None = None,
     say: Say = lambda line: None,
     **settings: Any,
 ) -> Package:
@@ -71,7 +71,7 @@ def export(
         output: the folder of the package; by default `<entry>-<target>` here.
         refused: takes, by path, why a file failed its gate; that file and its engines are left out then, and the others stay.
             Without it, one failure ends the export.
-        answers: what the whole network says of the images (`Evidence.answers`), where that is known already.
+        evidence: the images, where they were gathered for several targets already (`gather_evidence`).
         say: takes the lines of talk.
 
     Raises:
@@ -85,9 +85,11 @@ def export(
     request.check(checkpoint, {target: folder})
     makers = request.makers(target, say)
     student, kept, dropped = cut(checkpoint, target)
-    images, labels = evidence(checkpoint, request.data, say)
-    training = training_images(checkpoint, request.data) if "int8" in options.precisions or target.word == "cascade" else None
-    found = find_exits(checkpoint, student, training, request.cascade_loss, say) if target.word == "cascade" else None
+    seen = evidence or gather_evidence(checkpoint, request, [target], say)
+    images, found = seen.images, None
+    if target.word == "cascade":
+        assert seen.training is not None, "gathered for another target"
+        found = find_exits(checkpoint, student, seen.training, request.cascade_loss, say)
     thresholds = found.values if found else None
     weights_sha256 = manifest.files[WEIGHTS]["sha256"]
     description = {
@@ -128,22 +130,24 @@ def export(
         write_json(part / PREPROCESS, manifest.preprocess.to_dict())
         write_bytes(part / LABELS, ("\n".join(manifest.classes) + "\n").encode())
         job = Job(
-            student, part, manifest.preprocess, options, metadata, images.head(PROBED).images, training,
+            student, part, manifest.preprocess, options, metadata, images.head(PROBED).images, seen.training,
             request.gates.max_drop, engines=any(maker.engines for maker in makers), scratch=Path(scratch), thresholds=thresholds,
         )  # fmt: skip
         artifacts = emit(job, makers, refused, say)
-        write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess, artifacts, thresholds)
         reference = None
         if request.verify:
+            answers = seen.answers
             if answers is None:
                 say(f"running torch on {len(images)} images")
                 answers = node_logits(student, student.outputs, manifest.preprocess, images)
             reference = student_outputs(student, answers, thresholds)
-        measured = measure_package(part, student, manifest.preprocess, artifacts, images, labels, options, reference, say, refused)
+        measured = measure_package(
+            part, student, manifest.preprocess, artifacts, images, seen.labels, options, reference, say, refused
+        )
         artifacts = passing(part, artifacts, measured, request.gates, refused)
         if not artifacts:
             raise GateFailed(f"no file of target {target} passed its gates: {'; '.join((refused or {}).values())}")
-        keep_expected(part, artifacts)
+        write_golden(part, student, images.head(NUM_GOLDEN).images, manifest.preprocess, artifacts, thresholds)
         metrics = measured.document(manifest, target)
         write_json(part / METRICS, metrics)
         card = package_card(description, metrics, artifacts, list(manifest.classes), manifest.preprocess.to_dict())
@@ -153,19 +157,33 @@ def export(
 
 
 def emit(job: Job, makers: Sequence[Format], refused: dict[str, str] | None, say: Say) -> list[Artifact]:
-    """Write the files of every precision. What a precision cannot hold is noted in `refused` or, without it, raised."""
+    """Write the files of every precision. What a precision cannot hold is noted in `refused` or, without it, raised; of that,
+    and of what would be made from it, nothing stays in the folder."""
     artifacts: list[Artifact] = []
     for precision in job.options.precisions:
+        failed: set[str] = set()
         for maker in makers:
-            say(f"writing {maker.name} {precision}")
+            file, before = f"{maker.name} {precision}", set(job.folder.iterdir())
             try:
+                if missing := failed & sources_of(maker, job):
+                    raise GateFailed(f"{file} is made from {missing.pop()} {precision}, which was refused")
+                say(f"writing {file}")
                 artifacts += maker.emit(job, precision)
             except GateFailed as error:
                 if refused is None:
                     raise
-                refused[f"{maker.name} {precision}"] = error.what
-                break  # the other formats are made from the one that failed
+                refused[file] = error.what
+                failed.add(maker.name)
+                for path in set(job.folder.iterdir()) - before:
+                    path.unlink()
     return artifacts
+
+
+def sources_of(maker: Format, job: Job) -> set[str]:
+    """The formats whose files a format is made from."""
+    if maker.engines and job.thresholds is not None:
+        return {"parts"}
+    return {"onnx"} if maker.from_onnx else set()
 
 
 def cut(checkpoint: Checkpoint, target: Target) -> tuple[Student, list[str], list[str]]:
@@ -214,26 +232,16 @@ def write_golden(
     thresholds: tuple[float, ...] | None,
 ) -> None:
     """Eight raw images and the logits that torch gives for them, so that any consumer can prove its own pipeline; and the logits of
-    the files themselves where the precision lets them be others."""
+    the files themselves where the precision lets them be others and they run here."""
     import numpy as np
 
     from .outputs import run_file, torch_outputs
 
-    eight = [a for a in artifacts if a.format in ("onnx", "openvino") and a.precision == "int8"]
-    own = {a.path: run_file(folder, a, images, preprocess) for a in eight}
+    own: dict[str, Any] = {}
+    for artifact in (a for a in artifacts if a.precision == "int8" and not why_not_run(folder, a)):
+        with suppress(EnvironmentProblem):  # it does not run here after all, which is measured; `verify` compares classes then
+            own[artifact.path] = run_file(folder, artifact, images, preprocess)
     (folder / GOLDEN_INPUTS).parent.mkdir()
     np.savez(folder / GOLDEN_INPUTS, image=images)
     expected: dict[str, Any] = {**torch_outputs(student, preprocess, images, thresholds), **own}
     np.savez(folder / GOLDEN_EXPECTED, **expected)
-
-
-def keep_expected(folder: Path, artifacts: Sequence[Artifact]) -> None:
-    """Leave out of the golden logits those of files that were refused."""
-    import numpy as np
-
-    with np.load(folder / GOLDEN_EXPECTED, allow_pickle=False) as arrays:
-        expected = dict(arrays)
-    paths = {artifact.path for artifact in artifacts}
-    left = {name: values for name, values in expected.items() if name in paths or not name.endswith((".onnx", ".xml"))}
-    if len(left) < len(expected):
-        np.savez(folder / GOLDEN_EXPECTED, **left)

@@ -15,8 +15,9 @@ from ..zoo.checkpoint import WEIGHTS, Checkpoint
 from ..zoo.files import write_json
 from ..zoo.manifest import host_description
 from ..zoo.target import Target
+from .candidates import packages_in
 from .cards.markdown import in_order
-from .evidence import evidence
+from .evidence import Evidence, gather_evidence
 from .exporter import export
 from .package import SCHEMA_VERSION, Package
 from .pareto_picture import draw_pareto
@@ -81,16 +82,21 @@ def export_family(
     check_family(checkpoint, folders, output, request.force)
     request.check(checkpoint, folders)
     refused: dict[str, str] = {}
-    answers = everything(checkpoint, request, say) if request.verify else None
+    evidence = gather_evidence(checkpoint, request, targets, say)
+    if request.verify:
+        evidence = replace(evidence, answers=everything(checkpoint, evidence, say))
+    written: set[str] = set()
     for target, folder in folders.items():
         say(f"exporting branch {target} of {checkpoint.manifest.entry}")
         failed: dict[str, str] = {}
         try:
-            export(checkpoint, target, request, output=folder, refused=failed, answers=answers, say=say)
+            export(checkpoint, target, request, output=folder, refused=failed, evidence=evidence, say=say)
+            written.add(str(target))
         except GateFailed as error:
-            failed = failed or {"": error.what}
+            failed[""] = error.what.removesuffix(f": {'; '.join(failed.values())}")  # each file has its own reason
         refused |= {f"{target}/{path}".rstrip("/"): reason for path, reason in failed.items()}
-    packages = [package for package in packages_in(output) if is_of(package, checkpoint)]
+    asked = {str(target) for target in targets}  # what was refused now may stand there from before
+    packages = [p for p in standing_in(output) if is_of(p, checkpoint) and p.document["target"] not in asked - written]
     if not packages:
         raise GateFailed(f"no file passed its gates: {'; '.join(refused.values())}")
     ranked = tuple(mark_pareto(member for package in packages for member in members_of(package)))
@@ -112,18 +118,20 @@ def check_family(checkpoint: Checkpoint, folders: dict[Target, Path], output: Pa
     """Raises `OutputError` where the family of another checkpoint stands in `output`, or one that was not to be changed."""
     if output.is_file():
         raise OutputError(f"{output} is a file", hint="name a folder with --output")
+    if Package.is_package(output):
+        raise OutputError(f"{output} is a package", hint="name another folder with --output")
     if not output.is_dir():
         return
-    for package in packages_in(output):
+    for package in standing_in(output):
         if package.folder not in folders.values() and not is_of(package, checkpoint):
             raise OutputError(f"{package.folder} was cut from another checkpoint", hint="name another folder with --output")
     if (output / FAMILY).exists() and not force:
         raise OutputError(f"{output} holds a family", hint="name another folder with --output, or add to it with --force")
 
 
-def packages_in(folder: Path) -> list[Package]:
+def standing_in(folder: Path) -> list[Package]:
     """The packages that stand side by side in a folder, in the order of their targets."""
-    found = [Package.open(path) for path in sorted(folder.iterdir()) if path.is_dir() and Package.is_package(path)]
+    found = list(packages_in(folder, depth=1))
     order = in_order(package.document["target"] for package in found)
     return sorted(found, key=lambda package: order.index(package.document["target"]))
 
@@ -133,13 +141,12 @@ def is_of(package: Package, checkpoint: Checkpoint) -> bool:
     return package.document["source"].get("weights_sha256") == checkpoint.manifest.files[WEIGHTS]["sha256"]
 
 
-def everything(checkpoint: Checkpoint, request: Request, say: Say) -> NodeLogits:
+def everything(checkpoint: Checkpoint, evidence: Evidence, say: Say) -> NodeLogits:
     """The logits of every branch, and the fused ones: torch runs once for all targets."""
     network = checkpoint.network()
     nodes = [branch.logits for branch in network.branches] + ([network.fused] if network.fused else [])
-    images, _ = evidence(checkpoint, request.data, say)
-    say(f"running torch on {len(images)} images, for all targets")
-    return node_logits(network, nodes, checkpoint.manifest.preprocess, images)
+    say(f"running torch on {len(evidence.images)} images, for all targets")
+    return node_logits(network, nodes, checkpoint.manifest.preprocess, evidence.images)
 
 
 def members_of(package: Package) -> list[Member]:

@@ -155,8 +155,8 @@ class Format(ABC):
     def check(self, options: ExportOptions) -> None:
         """Before any work: raises `EnvironmentProblem` or `UsageError` where this machine cannot make what is asked."""
 
-    def check_target(self, word: str | None) -> None:  # noqa: B027  # most take every target
-        """Raises `UsageError` where the format cannot hold a target."""
+    def check_target(self, word: str | None, options: ExportOptions) -> None:  # noqa: B027  # most take every target
+        """Raises `UsageError` where the format cannot hold a target in one of the precisions."""
 
     @abstractmethod
     def emit(self, job: Job, precision: str) -> list[Artifact]:

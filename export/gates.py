@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GateFailed
+from ..zoo.paths import DRIVER
 from .format import PRECISIONS
 from .measure import Measurement, mark_dominated
 from .package import Artifact
@@ -84,10 +85,17 @@ def passing(
             refused[artifact.path] = error.what
             found = None
         if found is None:
-            failed |= {a.path for a in artifacts if artifact.path in (a.path, a.details.get("from"))}
+            failed.add(artifact.path)
+    for artifact in (a for a in artifacts if a.path not in failed and a.details.get("from") in failed):
+        failed.add(artifact.path)
+        if refused is not None:
+            refused[artifact.path] = f"{artifact.path} is made from {artifact.details['from']}, which was refused"
+    left = [a for a in artifacts if a.path not in failed]
     for artifact in (a for a in artifacts if a.path in failed):
         measured.artifacts.pop(artifact.path, None)
         for name in (artifact.path, *artifact.companions):
             (folder / name).unlink()
+    if not any(a.format == "parts" for a in left):
+        (folder / DRIVER).unlink(missing_ok=True)  # all parts share it
     mark_dominated(measured.artifacts)
-    return [a for a in artifacts if a.path not in failed]
+    return left

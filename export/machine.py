@@ -134,15 +134,20 @@ def with_providers(machine: Machine) -> Machine:
     """The same with what onnxruntime says of itself. It is imported in a process of its own: a broken one may crash."""
     if not machine.onnxruntimes:
         return machine
+    # The folder in which one stands may be a package of somebody else: nothing is imported from there.
+    places = [place for place in sys.path if place and Path(place).resolve() != Path.cwd()]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROVIDERS], capture_output=True, text=True, check=False, timeout=PATIENCE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            [sys.executable, "-P", "-c", PROVIDERS], capture_output=True, text=True, check=False, timeout=PATIENCE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
         )  # fmt: skip
-        version, providers = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return replace(machine, import_error=f"it did not come to an end in {PATIENCE} seconds")
-    except (OSError, ValueError, IndexError):
+    except OSError as error:
+        return replace(machine, import_error=f"no process could be started for it: {error.strerror or error}")
+    try:
+        version, providers = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
         words = done.stderr.strip().splitlines()
         return replace(machine, import_error=words[-1] if words else f"it ended with status {done.returncode}")
     return replace(machine, imported=version, providers=tuple(providers))

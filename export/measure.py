@@ -88,7 +88,8 @@ def measure_package(
     refused: dict[str, str] | None = None,
 ) -> Measurement:
     """Measure every artifact in `folder` on all `images`, and its accuracy where `labels` are given. Without a `reference`, what
-    torch gives for them, only sizes and counts are noted. What cannot be measured is noted in `refused` or, without it, raised.
+    torch gives for them, only sizes and counts are noted. What cannot be measured is noted in `refused` or, without it, raised; a
+    file that its runtime does not load or run here after all, as `not_run`.
 
     Raises:
         GateFailed: a file does not load, or gives other results in other batches.
@@ -113,6 +114,10 @@ def measure_package(
             if refused is None:
                 raise
             refused[artifact.path] = error.what
+        except EnvironmentProblem as problem:
+            if artifact.format == "onnx":  # it runs wherever kdzoo does: something else is wrong
+                raise
+            measured.artifacts[artifact.path] = {"not_run": not_run(artifact, problem)}
     return measured
 
 
@@ -136,14 +141,20 @@ def why_not_run(folder: Path, artifact: Artifact) -> str:
         IntegrityError: it is not the file that was described.
     """
     runtime, _ = runtime_for(artifact)
+    if reason := runtime.refuses(artifact):
+        return f"made for TensorRT, not run: {reason}"
     if artifact.format == "onnx":
-        reason = runtime.refuses(artifact)
-        return f"made for TensorRT, not run: {reason}" if reason else ""
+        return ""
     try:
         runtime.check(folder, artifact)
     except EnvironmentProblem as problem:
-        return f"built, not run: {problem.what.removeprefix(artifact.path).strip()}"
+        return not_run(artifact, problem)
     return ""
+
+
+def not_run(artifact: Artifact, problem: EnvironmentProblem) -> str:
+    """What is noted of a file that this machine made and cannot run."""
+    return f"built, not run: {problem.what.removeprefix(artifact.path).strip()}"
 
 
 def measure_file(

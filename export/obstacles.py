@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from .machine import Gpu, Machine
 
 if TYPE_CHECKING:
     from .engine_sidecar import EngineInfo
+    from .origin import Origin
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 PORTABLE_FROM = (8, 0)  # a portable RTX engine, and a hardware-compatible one of TensorRT, cover every capability from here on
@@ -30,19 +30,6 @@ class Obstacle:
     hint: str = ""
     stops: bool = True
     damaged: bool = False
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a file comes from, to write the command that makes another one."""
-
-    source: str = "SOURCE"
-    target: str = "BRANCH"
-    precision: str = ""
-
-    def export(self, format: str, *options: str) -> str:
-        precision = ("-p", self.precision) if self.precision else ()
-        return shlex.join(["kdzoo", "export", self.source, "-b", self.target, *precision, "-f", format, *options])
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .machine import Machine
-from .obstacles import DRIVERS, Obstacle, Origin, numbers
+from .obstacles import DRIVERS, Obstacle, numbers
+from .origin import Origin
 from .package import Artifact
 
 # First version of onnxruntime, and the newest opset and IR version that it and those after it load: tried out with the wheels.

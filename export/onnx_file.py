@@ -54,11 +54,18 @@ def describe_onnx(path: str | os.PathLike[str]) -> OnnxInfo:
     def spec(value: onnx.ValueInfoProto) -> tuple[str, str, Dims]:
         tensor = value.type.tensor_type
         dims = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-        return value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), dims
+        try:
+            return value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), dims
+        except KeyError:
+            raise IntegrityError(f"{path}: {value.name} is no tensor of numbers", hint="export or download it again") from None
+
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset is None:
+        raise IntegrityError(f"{path} does not say which opset of ONNX it is in", hint="export or download it again")
 
     return OnnxInfo(
         path=Path(path),
-        opset=next(entry.version for entry in model.opset_import if not entry.domain),
+        opset=opset,
         ir_version=model.ir_version,
         nodes=len(model.graph.node),
         inputs=tuple(map(spec, model.graph.input)),

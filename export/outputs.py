@@ -59,7 +59,7 @@ def file_outputs(
 ) -> dict[str, NDArray[Any]]:
     """All outputs of a file for raw images `N H W C`, in batches of its largest size: `logits` `N K`, and what else it has."""
     smallest, _, largest = artifact.batch
-    return run_outputs(session.everything, map(prepare, in_batches(images, largest)), largest, fixed=smallest == largest)
+    return run_outputs(session.everything, map(prepare, in_batches(images, largest)), smallest)
 
 
 def same_exit(found: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import IntegrityError, UsageError
 from ..zoo.checkpoint import check_file
 from ..zoo.files import read_json, standing, write_json
+from ..zoo.paths import check_name
 from ..zoo.preprocess import Preprocess
 from .tensor_spec import TensorSpec
 
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST, METRICS, PREPROCESS, LABELS, CARD = "manifest.json", "metrics.json", "preprocess.json", "labels.txt", "README.md"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+STUDENT = "safetensors"  # as a format: the student that torch reads, `WEIGHTS` and `CONFIG`
 KINDS: dict[str, type] = {
     **dict.fromkeys(("entry", "target", "method", "backbone", "dataset"), str),
     **dict.fromkeys(("source", "tensors", "options", "gates", "provenance", "files"), dict),
     "artifacts": list,
     "verified": bool,
 }
+SIGNATURE = "model.sig"  # beside the manifest, and a file that it cannot name
 PULLED = "pulled.json"  # beside the manifest: where `kdzoo pull` had the folder from, and which files it fetched
 GOLDEN_INPUTS, GOLDEN_EXPECTED = "golden/inputs.npz", "golden/expected.npz"
 
@@ -34,7 +38,7 @@ class Artifact:
     """One emitted file.
 
     Attributes:
-        path: relative to the package. format: `onnx`, `trt-rtx`, ... precision: `fp32` or `fp16`.
+        path: relative to the package. format: `onnx`, `trt-rtx`, ... precision: `fp32`, `fp16`, `bf16` or `int8`.
         batch: smallest, optimal and largest batch. runtime: what runs it, with the version it was made for.
         compute_capability: of the GPU that an engine is built for. details: what else the format knows (opset, nodes, ...).
     """
@@ -64,7 +68,10 @@ class Artifact:
     def parts(self) -> tuple[Artifact, ...]:
         """Of a cascade in parts, the file of every exit."""
         details = self.details if isinstance(self.details, dict) else {}
-        return tuple(Artifact.from_dict(part) for part in details.get("parts", ()))
+        parts = details.get("parts", [])
+        if not isinstance(parts, list):
+            raise IntegrityError(f"a manifest cannot have {parts!r:.60} as the parts of {self.path}", hint="export again")
+        return tuple(Artifact.from_dict(part) for part in parts)
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Artifact:
@@ -107,6 +114,8 @@ class Package:
                 f"{folder / MANIFEST} is not the manifest of a package: {', '.join(wrong)} cannot be what it says",
                 hint="export again",
             )
+        for name in (*document["files"], *_named(document["artifacts"])):
+            check_name(name)
         return cls(folder, document)
 
     @property
@@ -126,12 +135,16 @@ class Package:
 
     @property
     def here(self) -> list[str]:
-        """The files that should be here: those of the manifest or, of a package pulled in part, those that were fetched."""
+        """The files that are or should be here: those of the manifest, but for what a pull in part left out.
+
+        What it left out is told by a file that nobody signs: it excuses what is absent, and nothing else."""
         names, pulled = list(self.document["files"]), self.folder / PULLED
         if not pulled.is_file():
             return names
         fetched = read_json(pulled, SCHEMA_VERSION).get("files", [])
-        return [name for name in names if name in fetched]
+        if not isinstance(fetched, list):
+            raise IntegrityError(f"{pulled} does not say which files were fetched", hint="pull the package again")
+        return [name for name in names if name in fetched or (self.folder / name).is_file()]
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -144,7 +157,7 @@ class Package:
 
     @property
     def labels(self) -> list[str]:
-        return (self.folder / LABELS).read_text(encoding="utf-8").splitlines()
+        return read_text(self.folder / LABELS).splitlines()
 
     def artifact(self, format: str = "onnx", precision: str | None = None) -> Artifact:
         """The first artifact of a format; raises `UsageError` where there is none."""
@@ -168,12 +181,39 @@ class Package:
             raise IntegrityError(f"the golden files of {self.folder} cannot be read: {error}", hint="export again") from None
         return images, logits
 
+    @property
+    def unnamed(self) -> list[str]:
+        """What lies in the folder and is no part of the package: nobody vouches for it."""
+        own = {*self.document["files"], MANIFEST, PULLED, SIGNATURE}
+        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if path.as_posix() not in own and path.parts[0] not in (".cache", ".git"))
+
     def verify_files(self) -> int:
         """Check size and sha256 of all that should be here; gives how many, raises `IntegrityError` at the first wrong one."""
         here = self.here
         for name in here:
             check_file(self.folder / name, self.document["files"][name])
         return len(here)
+
+
+def read_text(path: Path) -> str:
+    """Raises `IntegrityError` where a file is missing or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} cannot be read as a text: {error}", hint="copy it again, or export again") from None
+
+
+def _named(artifacts: object) -> Iterator[object]:
+    """What the artifacts of a manifest, and their parts, name as files; what is no artifact is left to the schema."""
+    for artifact in artifacts if isinstance(artifacts, list) else ():
+        if not isinstance(artifact, dict):
+            continue
+        details = artifact.get("details")
+        details = details if isinstance(details, dict) else {}
+        places = ((artifact, "path"), (details, "sidecar"), (details, "weights"), (details, "from"))
+        yield from (where[key] for where, key in places if where.get(key) is not None)
+        yield from _named(details.get("parts"))
 
 
 def write_manifest(folder: Path, document: dict[str, Any], artifacts: list[Artifact]) -> None:

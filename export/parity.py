@@ -88,19 +88,19 @@ def in_batches(images: NDArray[np.uint8] | ImageSplit, batch: int) -> Iterator[N
 
 def run_over(runner: Runner, inputs: Iterable[NDArray[Any]], batch: int, *, fixed: bool = False) -> NDArray[np.float32]:
     """Logits `N K` of inputs that come `batch` at a time; a graph of `fixed` batch gets its last batch filled up with zeros."""
-    return run_outputs(lambda chunk: {"logits": runner(chunk)}, inputs, batch, fixed=fixed)["logits"]
+    return run_outputs(lambda chunk: {"logits": runner(chunk)}, inputs, batch if fixed else 1)["logits"]
 
 
 def run_outputs(
-    runner: Callable[[NDArray[Any]], dict[str, NDArray[Any]]], inputs: Iterable[NDArray[Any]], batch: int, *, fixed: bool = False
+    runner: Callable[[NDArray[Any]], dict[str, NDArray[Any]]], inputs: Iterable[NDArray[Any]], least: int = 1
 ) -> dict[str, NDArray[Any]]:
-    """As `run_over`, for every output by its name."""
+    """As `run_over`, for every output by its name; what is smaller than the `least` batch that is taken is filled up with zeros."""
     import numpy as np
 
     parts: list[dict[str, NDArray[Any]]] = []
     for chunk in inputs:
         size = len(chunk)
-        if fixed and size < batch:
-            chunk = np.concatenate([chunk, np.zeros((batch - size, *chunk.shape[1:]), chunk.dtype)])
+        if size < least:
+            chunk = np.concatenate([chunk, np.zeros((least - size, *chunk.shape[1:]), chunk.dtype)])
         parts.append({name: values[:size] for name, values in runner(chunk).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import EnvironmentProblem, IntegrityError, UsageError
 from ..zoo.files import read_json, sha256
@@ -13,8 +13,9 @@ from ..zoo.folder_repository import FolderRepository
 from .candidates import packages_in
 from .engine_sidecar import check_engine, read_sidecar
 from .machine import Machine
-from .obstacles import FORMAT_OF, Obstacle, Origin, of_engine
+from .obstacles import FORMAT_OF, Obstacle, of_engine
 from .obstacles_onnx import SLOW, fixed_batch, of_onnx, of_openvino
+from .origin import Origin
 from .package import MANIFEST, PULLED, SCHEMA_VERSION, Artifact, Package
 from .schema import check_document
 
@@ -75,7 +76,7 @@ def judge(package: Package, machine: Machine) -> list[Verdict]:
 
 
 def _judge(package: Package, artifact: Artifact, machine: Machine, is_here: bool) -> Verdict:
-    origin = Origin(origin_of(package.document), package.document["target"], artifact.precision)
+    origin = Origin.of(package.document, artifact.precision)
     obstacles = tuple(obstacles_of(package, artifact, machine, origin)) if is_here else (_not_pulled(package, artifact),)
     state = RUNS
     if not is_here:
@@ -86,12 +87,6 @@ def _judge(package: Package, artifact: Artifact, machine: Machine, is_here: bool
         state = RUNS_NOT
     runtime = runtime_of(artifact, machine)
     return Verdict(str(package.folder), artifact.path, artifact.format, artifact.precision, state, runtime, obstacles)
-
-
-def origin_of(document: dict[str, Any]) -> str:
-    """What to export again: what the source was called, where that is recorded, else the entry."""
-    given = document["source"].get("given")
-    return given if isinstance(given, str) and given else str(document["entry"])
 
 
 def runtime_of(artifact: Artifact, machine: Machine) -> str:
@@ -166,7 +161,7 @@ def _not_pulled(package: Package, artifact: Artifact) -> Obstacle:
     return Obstacle(
         "not-pulled",
         f"{artifact.path} was not pulled",
-        f"kdzoo pull {reference} -b {package.document['target']} -f {artifact.format} -p {artifact.precision}",
+        shlex.join(["kdzoo", "pull", reference, "-b", package.document["target"], "-f", artifact.format, "-p", artifact.precision]),
     )
 
 

@@ -26,6 +26,7 @@ from ..zoo.hub import HubRevision, hub_errors
 from ..zoo.manifest import MANIFEST
 from ..zoo.paths import check_files
 from ..zoo.reference import Reference
+from .candidates import packages_in
 from .cards.collection_card import collection_card
 from .cards.markdown import in_order
 from .package import CARD, SCHEMA_VERSION, Package
@@ -111,7 +112,7 @@ def gather(folder: Path, say: Say) -> Bundle:
         package = proved(Package.open(folder), say)
         names = (MANIFEST, *package.document["files"], *signature_of(package))
         return Bundle(package.name, {name: package.folder / name for name in names})
-    packages = [Package.open(path) for path in sorted(folder.iterdir()) if path.is_dir() and Package.is_package(path)]
+    packages = list(packages_in(folder, depth=1))
     if packages:
         return collect([proved(package, say) for package in packages])
     checkpoint = Checkpoint.open(folder)

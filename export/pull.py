@@ -21,12 +21,11 @@ from ..zoo.manifest import MANIFEST
 from ..zoo.paths import check_files, check_name
 from ..zoo.reference import Reference
 from ..zoo.target import Target
-from .package import CONFIG, METRICS, PULLED, SCHEMA_VERSION, WEIGHTS, Package
+from .package import CONFIG, METRICS, PULLED, SCHEMA_VERSION, STUDENT, WEIGHTS, Package
 from .signing import SIGNATURE
 from .source import check_branch
 
 COLLECTION = "collection"
-STUDENT = "safetensors"  # as a format: the student that torch reads, `WEIGHTS` and `CONFIG`
 
 
 @dataclass(frozen=True)
@@ -134,22 +133,32 @@ def described(
     if document["kind"] == "package":
         places: dict[Reference, str] = {pinned: ""}
     else:
-        wanted = [reference.target] if reference.target else document["targets"]
+        wanted = [reference.target] if reference.target else targets_of(document, reference)
         places = {pinned.of(target): choose(document, target, reference) for target in wanted}
     found = {}
     for place, folder in places.items():
         facts = check_files(document["files"])
         own = read_manifest(revision.fetch(folder + MANIFEST, facts[folder + MANIFEST])) if folder else document
-        revision.fetch(folder + METRICS, check_files(own["files"])[METRICS])
+        own_files = check_files(own["files"])
+        if METRICS not in own_files:
+            raise IntegrityError(f"the manifest of {place} lists no {METRICS}: nothing is known of its files", hint="push it again")
+        revision.fetch(folder + METRICS, own_files[METRICS])
         found[place] = Package.open(revision.folder / folder)
+    return found
+
+
+def targets_of(document: dict[str, Any], reference: Reference) -> list[str]:
+    """Of a collection; raises `IntegrityError` where a package of it has no manifest."""
+    targets = document.get("targets")
+    if not isinstance(targets, list) or not targets or any(f"{t}/{MANIFEST}" not in document["files"] for t in targets):
+        raise IntegrityError(f"the manifest of {reference} does not say which packages it holds", hint="push it again")
+    found: list[str] = targets
     return found
 
 
 def choose(document: dict[str, Any], branch: str | None, reference: Reference) -> str:
     """The folder of a package in its collection, with a slash at its end."""
-    targets = document.get("targets")
-    if not isinstance(targets, list) or not targets or any(f"{t}/{MANIFEST}" not in document["files"] for t in targets):
-        raise IntegrityError(f"the manifest of {reference} does not say which packages it holds", hint="push it again")
+    targets = targets_of(document, reference)
     wanted = str(Target.parse(branch)) if branch else targets[0] if len(targets) == 1 else "target"
     if wanted not in targets:
         raise UnknownName("target", wanted, targets, hint=f"--branch {targets[0]}, or {reference.of(targets[0])}")

@@ -16,16 +16,19 @@ from ..zoo.catalog import CARDS
 from ..zoo.checkpoint import WEIGHTS, Checkpoint
 from ..zoo.files import read_json
 from ..zoo.manifest import MANIFEST
+from ..zoo.paths import DRIVER
 from .format import Batch, ExportOptions
+from .formats.onnx import onnx_name
 from .gates import Gates
-from .package import CARD, METRICS, SCHEMA_VERSION, Package
+from .package import CARD, METRICS, SCHEMA_VERSION, Artifact, Package
 from .request import Request
+from .schema import check_document
 from .source import RUNS, resolve, resolve_checkpoint
 
 EXPORTS = "exports.json"
 FIGURES = ("accuracy", "parity")  # of what is measured of a file; latencies are of the day
 OF_THE_DAY = (METRICS, CARD)  # hold latencies
-DETAILS = ("grid", "sidecar", "weights")
+ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "trt-rtx"}  # by runtime, the format that builds its engines
 Say = Callable[[str], None]
 
 
@@ -35,8 +38,10 @@ class Recorded:
 
     Attributes:
         source: sha256 of the weights of the checkpoint, and what it was `given` as.
-        options: fields of `Request` and `ExportOptions`. artifacts: as in the manifest. files: sha256 and bytes of every file
-            whose bytes are decided by checkpoint and options. student, reference, figures: from the metrics.
+        options: fields of `Request` and `ExportOptions`. files: sha256 and bytes of every file whose bytes are decided by
+            checkpoint and options. student, reference, figures: from the metrics.
+        artifacts: as in the manifest, but with `companions`, the files that come and go with them, `grid` of an eight-bit file,
+            and `reproducible`: whether the same build gives the same bytes.
     """
 
     entry: str
@@ -62,7 +67,7 @@ class Recorded:
             figures = {p: {k: m[k] for k in FIGURES if k in m} for p, m in metrics["artifacts"].items()}
             return cls(
                 **{key: document[key] for key in ("entry", "target", "dataset", "source", "options", "gates", "verified")},
-                artifacts=[_short(artifact) for artifact in document["artifacts"]],
+                artifacts=[_short(artifact) for artifact in package.described],
                 files={name: facts for name, facts in document["files"].items() if name not in OF_THE_DAY},
                 student=metrics["student"], reference=metrics["reference"], figures=figures,
                 versions=document["provenance"]["versions"], host=metrics["host"],
@@ -84,13 +89,15 @@ class Recorded:
         """Itself; raises `KeyError` where something is missing that a request needs."""
         for key in ("formats", "precisions", "batch", "input", "calibration", "calibration_images", "cascade_loss"):
             self.options[key]
+        for artifact in self.artifacts:
+            artifact["companions"], artifact["reproducible"], artifact["grid"]
         self.source["weights_sha256"], self.gates["max_drop"], self.gates["min_agreement"]
         return self
 
     def request(self, formats: tuple[str, ...], precisions: tuple[str, ...], data: Path | None) -> Request:
         """The same again, of some of its formats and precisions. What was chosen by measurement is what was chosen then."""
         made: dict[str, Any] = {f.name: self.options[f.name] for f in fields(ExportOptions) if f.name in self.options}
-        grids = [a["details"]["grid"] for a in self.artifacts if a["runtime"] == "onnxruntime" and "grid" in a["details"]]
+        grids = [a["grid"] for a in self.artifacts if a["runtime"] == "onnxruntime" and a["grid"]]
         capabilities = dict.fromkeys(a["compute_capability"] for a in self.artifacts if a["compute_capability"])
         made |= {
             "precisions": precisions,
@@ -104,11 +111,15 @@ class Recorded:
 
     @property
     def made_formats(self) -> dict[str, str]:
-        """By artifact, the name of the format that makes it; an ONNX file that is there for an engine comes with the engine."""
-        names = {a["path"]: "tensorrt" if a["format"] == "trt" else a["format"] for a in self.artifacts}
+        """By artifact, the name of the format that makes it: of an engine, in parts or not, that of its runtime; a file of signed
+        eight bits that is there for an engine comes with the engine."""
+        names = {
+            a["path"]: ENGINES.get(a["runtime"], a["format"]) if a["compute_capability"] else a["format"] for a in self.artifacts
+        }
         engines = [names[a["path"]] for a in self.artifacts if a["compute_capability"]]
-        for_engines = [a["path"] for a in self.artifacts if a["format"] == "onnx" and a["runtime"] == "tensorrt"]
-        return names | {path: engines[0] for path in for_engines if engines}
+        source = onnx_name("int8", for_engine=True)
+        signed = {source, source.replace(".onnx", ".parts.json")}
+        return names | {path: engines[0] for path in names if path in signed and engines}
 
 
 def recorded_exports(entry: str) -> list[Recorded]:
@@ -133,6 +144,7 @@ def records_of(source: str, say: Say) -> list[Recorded]:
             f"{source} has no recorded export", known=[p.parent.name for p in CARDS.glob(f"*/{EXPORTS}")],
             hint=f"kdzoo export {source} makes a package, which records how it was made",
         )  # fmt: skip
+    check_document(opened, MANIFEST, opened.document)
     opened.verify_files()
     return [Recorded.of(opened)]
 
@@ -180,10 +192,16 @@ def _bundled_and_runs() -> Iterator[Path]:
     yield from (path.parent for path in sorted(runs, key=lambda path: -path.stat().st_mtime))
 
 
-def _short(artifact: dict[str, Any]) -> dict[str, Any]:
+def _short(artifact: Artifact) -> dict[str, Any]:
     """What is needed of an artifact to make and to compare it."""
-    kept = {key: artifact[key] for key in ("path", "format", "precision", "sha256", "runtime", "compute_capability")}
-    return {**kept, "details": {key: artifact["details"][key] for key in DETAILS if key in artifact["details"]}}
+    kept = {key: getattr(artifact, key) for key in ("path", "format", "precision", "sha256", "runtime", "compute_capability")}
+    driver = [DRIVER] if artifact.format == "parts" else []
+    return {
+        **kept,
+        "companions": list(dict.fromkeys([*artifact.companions, *driver])),
+        "reproducible": all(made.details.get("reproducible", True) for made in (artifact, *artifact.parts)),
+        "grid": artifact.details.get("grid"),
+    }
 
 
 def _too_old(where: str, error: Exception) -> IntegrityError:

@@ -17,6 +17,7 @@ from ..errors import DataError, EnvironmentProblem, GateFailed, KdzooError, Usag
 from ..zoo.datasets import find_data
 from ..zoo.files import new_folder
 from ..zoo.manifest import library_versions
+from ..zoo.paths import DRIVER
 from ..zoo.target import Target
 from .exporter import LIBRARIES, export
 from .format import FORMATS
@@ -60,6 +61,12 @@ class Reproduced:
 
     def count(self, state: str) -> int:
         return sum(line.state == state for line in self.lines)
+
+    @property
+    def not_made(self) -> str:
+        """How many of its lines are of files that were not made here, and why; "" where none are."""
+        reasons = dict.fromkeys(line.why for line in self.lines if line.state == NOT_MADE)
+        return f"{self.count(NOT_MADE)} of {len(self.lines)} were not made: {'; '.join(reasons)}" if reasons else ""
 
 
 def check(results: Sequence[Reproduced]) -> None:
@@ -172,25 +179,28 @@ def compare_files(
 ) -> list[Line]:
     """Every file of the record that was asked for, and every one that is new. `now` is None where nothing could be made."""
     chosen = set(chosen)
-    owners = {name: a["path"] for a in recorded.artifacts for name in (a["path"], *companions(a))}
+    owners: dict[str, list[dict[str, Any]]] = {}
+    for artifact in recorded.artifacts:
+        for name in (artifact["path"], *artifact["companions"]):
+            owners.setdefault(name, []).append(artifact)
     lines = []
     for name, facts in recorded.files.items():
-        owner = owners.get(name)
-        if owner in problems:
-            lines.append(Line(name, facts["sha256"], "-", NOT_MADE, problems[owner].what))
-        elif now is not None and (owner is None or owner in chosen):
+        own = owners.get(name, [])
+        made = [artifact for artifact in own if artifact["path"] in chosen]
+        unmade = [problems[artifact["path"]] for artifact in own if artifact["path"] in problems]
+        if now is not None and (made or not own):
             found = now.files.get(name, {}).get("sha256")
-            why = refused.get(owner or "", "was not written") if found is None else ""
+            why = next((refused[a["path"]] for a in made if a["path"] in refused), "was not written") if found is None else ""
             state = SAME if found == facts["sha256"] else DIFFERS
+            if found is not None and state == DIFFERS and name != DRIVER and made and not any(a["reproducible"] for a in made):
+                state, why = NOT_COMPARED, "TensorRT chooses by timing: another build has other bytes"
             if name == GOLDEN_EXPECTED and state == DIFFERS:
                 state, why = NOT_COMPARED, "torch rounds otherwise on another processor, and only what was made now is in it"
             lines.append(Line(name, facts["sha256"], found or "-", state, why))
+        elif unmade:
+            lines.append(Line(name, facts["sha256"], "-", NOT_MADE, unmade[0].what))
     new = [name for name in (now.files if now else {}) if name not in recorded.files]
     return lines + [Line(name, "-", now.files[name]["sha256"], DIFFERS, "is not in the record") for name in new if now]
-
-
-def companions(artifact: dict[str, Any]) -> list[str]:
-    return [artifact["details"][key] for key in ("sidecar", "weights") if artifact["details"].get(key)]
 
 
 def compare_figures(recorded: Recorded, now: Recorded, chosen: Iterable[str]) -> list[Line]:

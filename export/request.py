@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, OutputError, UnknownName, UsageError
+from ..errors import BadValue, DataError, OutputError, UnknownName, UsageError
 from ..zoo.checkpoint import Checkpoint
 from ..zoo.datasets import find_data
 from ..zoo.target import Target
@@ -16,6 +16,7 @@ from .gates import Gates
 from .quantize import METHODS
 
 Say = Callable[[str], None]
+GRIDS = ("auto", "unsigned", "signed")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Request:
             maker.check(self.options)
         return sorted(found.values(), key=lambda maker: (maker.from_onnx, maker.engines))
 
+    def needs_training(self, targets: Iterable[Target]) -> str:
+        """What is done with training images; "" where none are needed."""
+        if "int8" in self.options.precisions:
+            return "int8 is calibrated"
+        return "the thresholds of a cascade are found" if any(target.word == "cascade" for target in targets) else ""
+
     def check(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
         """Whether a package of every target can be written into its folder.
 
@@ -72,11 +79,14 @@ class Request:
         check_names("precision", options.precisions, PRECISIONS)
         check_names("input", [options.input], ["uint8", "float"])
         check_names("calibration method", [options.calibration], METHODS)
+        check_names("int8 grid", [options.int8_grid], GRIDS)
+        if not 0 <= self.cascade_loss <= 100:
+            raise BadValue("setting", "cascade_loss", self.cascade_loss, "points of top-1, 0 to 100")
         if "all-targets" in words:
             raise UsageError("all-targets is one package per target", hint="export the targets one by one")
         for word in words:
             for maker in self.makers(Target(word)):
-                maker.check_target(word)
+                maker.check_target(word, options)
         for target, folder in folders.items():
             checkpoint.require(target)
             check_output(folder, checkpoint.folder, self.force)
@@ -86,15 +96,18 @@ class Request:
                 f"{manifest.entry} was trained on all its training images, and thresholds found on those would be too bold",
                 hint="train it with --set holdout=5000, which keeps images for this",
             )
-        if "int8" in options.precisions or "cascade" in words:
-            what = "int8 is calibrated" if "int8" in options.precisions else "the thresholds of a cascade are found"
+        if what := self.needs_training(folders):
             try:
                 find_data(manifest.dataset, self.data)
             except DataError as error:
-                raise DataError(
-                    f"{what} on training images, and none are at hand: {error.what}",
-                    hint="--data names the data set, with its training half",
-                ) from None
+                raise no_training(what, error) from None
+
+
+def no_training(what: str, error: DataError) -> DataError:
+    """The error that says what the training images are needed for, and why there are none."""
+    return DataError(
+        f"{what} on training images, and none are at hand: {error.what}", hint="--data names the data set, with its training half"
+    )
 
 
 def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

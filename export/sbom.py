@@ -15,12 +15,14 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, IntegrityError
 from ..zoo.files import sha256
-from .package import MANIFEST, WEIGHTS, Package
+from ..zoo.paths import DRIVER
+from .cards.metadata import LICENSE, license_of
+from .package import MANIFEST, METRICS, WEIGHTS, Package
+from .schema import check_document
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/kdzoo")
-LICENSE = "Apache-2.0"
 Document = dict[str, Any]
 
 
@@ -30,6 +32,7 @@ def sbom(package: Package) -> Document:
     Raises:
         EnvironmentProblem: `cyclonedx-python-lib` is not installed. IntegrityError: a file is not what the manifest describes.
     """
+    check_document(package, MANIFEST, package.document)
     package.verify_files()
     try:
         from cyclonedx.model.bom import Bom
@@ -41,15 +44,22 @@ def sbom(package: Package) -> Document:
     except ImportError as error:
         raise _not_installed(error) from error
 
-    manifest, facts = package.folder / MANIFEST, package.document["files"]
+    document, metrics, facts = package.document, package.metrics, package.document["files"]
+    check_document(package, METRICS, metrics)
+    for made in (each for artifact in package.described for each in (artifact, *artifact.parts)):
+        if made.path not in facts:
+            raise IntegrityError(f"the manifest of {package.folder} lists {made.path} without its sha256", hint="export again")
+    manifest = package.folder / MANIFEST
     bom = Bom(serial_number=uuid.uuid5(NAMESPACE, sha256(manifest)))
     model = _component(package.name, ComponentType.MACHINE_LEARNING_MODEL, "model", sha256(manifest))
-    model.licenses.add(DisjunctiveLicense(id=LICENSE))
+    if license_of(document["source"]) == LICENSE:
+        model.licenses.add(DisjunctiveLicense(id="Apache-2.0"))
     bom.metadata.component = model
     files = {name: _component(name, ComponentType.FILE, f"file:{name}", facts[name]["sha256"]) for name in facts}
     needs: dict[str, list[tuple[str, str]]] = {WEIGHTS: [(n, v) for n, v in _versions(package) if n in ("kdzoo", "torch")]}
     for artifact in package.described:
-        needs[artifact.path] = [(_distribution(artifact.runtime), artifact.runtime_version)]
+        for made in (artifact, *artifact.parts):
+            needs[made.path] = [(_distribution(made.runtime), made.runtime_version)]
     at_run_time = {library for some in needs.values() for library in some}
     libraries = {library: _library(*library, needed=library in at_run_time) for library in {*at_run_time, *_versions(package)}}
     for component in (*files.values(), *libraries.values()):
@@ -58,15 +68,18 @@ def sbom(package: Package) -> Document:
     for name, component in files.items():
         bom.register_dependency(component, [libraries[library] for library in needs.get(name, ())])
     for artifact in package.described:
-        bom.register_dependency(files[artifact.path], [files[name] for name in artifact.companions if name in files])
+        for made in (artifact, *artifact.parts):
+            bom.register_dependency(files[made.path], [files[name] for name in made.companions if name in files])
+        if artifact.parts and DRIVER in files:
+            bom.register_dependency(files[artifact.path], [files[DRIVER]])
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
-    document: Document = json.loads(text)
-    document["metadata"].pop("timestamp", None)
-    document["metadata"]["component"]["modelCard"] = model_card(package)
-    document["metadata"]["properties"] = list(_properties(package))
-    problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+    bill: Document = json.loads(text)
+    bill["metadata"].pop("timestamp", None)
+    bill["metadata"]["component"]["modelCard"] = model_card(package)
+    bill["metadata"]["properties"] = list(_properties(package))
+    problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
     assert problem is None, f"not valid CycloneDX 1.6: {problem}"
-    return document
+    return bill
 
 
 def model_card(package: Package) -> Document:

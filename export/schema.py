@@ -86,13 +86,22 @@ CAPABILITY = Kind(
     "a compute capability like 8.6", lambda value: isinstance(value, str) and re.fullmatch(r"\d+\.\d", value) is not None
 )
 
+VERSION = Kind(
+    "a version, digits and dots", lambda value: isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)*", value) is not None
+)
+WORD = Kind(
+    "a word of small letters, digits, - and _",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value) is not None,
+)
+
 TENSOR = {"name": TEXT, "dtype": one_of("uint8", "float32"), "shape": SHAPE}
 ACCURACY = {"n": SIZE, "top1": PERCENT, "top5": Maybe(PERCENT), "split": TEXT}
 PARITY = {"n": COUNT, "agreement": SHARE, "max_abs_diff": Maybe(POSITIVE), "nan_count": COUNT, "largest_logit": POSITIVE}
 LATENCY = {"batch": SIZE, "calls": SIZE, **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms", "images_per_s"), POSITIVE)}
 # A `?` behind a name: it may be missing.
-ARTIFACT = {
-    **dict.fromkeys(("path", "format", "runtime"), TEXT),
+ARTIFACT: dict[str, Any] = {
+    "path": TEXT,
+    **dict.fromkeys(("format", "runtime"), WORD),
     "precision": one_of(*PRECISIONS),
     "sha256": SHA256,
     "bytes": SIZE,
@@ -108,6 +117,16 @@ ARTIFACT = {
         "outputs?": ListOf(TEXT),
     },
 }
+ANY_TENSOR = {"name": TEXT, "dtype": TEXT, "shape": SHAPE}  # what one part of a cascade gives to the next is of any type
+ARTIFACT["details"] |= {
+    "parts?": ListOf({**ARTIFACT, "input": ANY_TENSOR, "output": ANY_TENSOR, "details": dict(ARTIFACT["details"])}),
+    "thresholds?": ListOf(NUMBER),
+}
+SIDECAR = {
+    "name": TEXT, "sha256": SHA256, "bytes": SIZE, "runtime": WORD, "runtime_version": VERSION,
+    "compute_capability": Maybe(CAPABILITY), "batch": BATCH, "input": ANY_TENSOR, "output": ANY_TENSOR, "header": {},
+    "reproducible": FLAG, "system?": Maybe(TEXT), "compatible?": ListOf(TEXT),
+}  # fmt: skip
 CASCADE = {
     "values": ListOf(SHARE), "shares": ListOf(SHARE), "limit": NUMBER, "loss": NUMBER, "bound": NUMBER, "n": SIZE, "macs": POSITIVE,
 }  # fmt: skip

@@ -93,6 +93,7 @@ FIGURES = {
     "size": Figure("bytes", "size", "--max-size", SIZE),
     "params": Figure("params", "parameters", "--max-params", COUNT),
 }
+PERCENTILES = ("p50", "p90", "p99")  # of latency, that are measured
 TIES = ("top1", "latency", "macs", "size")  # what decides between equals, before the path
 
 

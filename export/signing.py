@@ -20,8 +20,8 @@ from types import ModuleType
 from ..errors import EnvironmentProblem, IntegrityError, UsageError
 from ..zoo.files import sha256, write_bytes
 from .package import MANIFEST, Package
+from .package import SIGNATURE as SIGNATURE
 
-SIGNATURE = "model.sig"  # beside the manifest, and the one file that the manifest cannot name
 NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem; openssl ec -in key.pem -pubout -out key.pub"
 
 
@@ -117,7 +117,9 @@ def check_signed(package: Package) -> None:
     """
     path = package.folder / SIGNATURE
     if not path.is_file():
-        raise IntegrityError(f"{package.folder} is not signed: there is no {SIGNATURE}", hint="kdzoo sign PACKAGE signs it")
+        raise IntegrityError(
+            f"{package.folder} is not signed: there is no {SIGNATURE}", hint="ask who published it, and pull it again"
+        )
     try:
         envelope = json.loads(path.read_bytes())["dsseEnvelope"]
         resources = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["resources"]

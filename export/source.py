@@ -88,9 +88,9 @@ def resolve_checkpoint(source: str | None, say: Callable[[str], None]) -> Checkp
     return found
 
 
-def resolve_package(source: str, say: Callable[[str], None]) -> Package:
+def resolve_package(source: str, say: Callable[[str], None], branch: str | None = None) -> Package:
     """As `resolve`; raises `UsageError` where the source is no package."""
-    found = resolve(source, say)
+    found = resolve(source, say, branch)
     if isinstance(found, Checkpoint):
         raise UsageError(f"{source} is a checkpoint, not a package", hint=f"kdzoo export {source} makes a package of it")
     return found

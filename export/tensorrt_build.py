@@ -50,12 +50,17 @@ class EngineRequest:
 
 
 def parse_capability(text: str) -> str:
-    """`8.6`, `86` and `sm86` are all "8.6"; anything that TensorRT-RTX cannot build for is an `UnknownName`."""
-    digits = text.strip().lower().removeprefix("sm").removeprefix("_").replace(".", "")
-    name = f"{digits[:-1]}.{digits[-1:]}"
+    """`capability_name`; what TensorRT-RTX cannot build for is an `UnknownName`."""
+    name = capability_name(text)
     if name not in RTX_CAPABILITIES:
         raise UnknownName("compute capability", text, RTX_CAPABILITIES)
     return name
+
+
+def capability_name(text: str) -> str:
+    """`8.6`, `86` and `sm86` are all "8.6"."""
+    digits = text.strip().lower().removeprefix("sm").removeprefix("_").replace(".", "")
+    return f"{digits[:-1]}.{digits[-1:]}"
 
 
 def build_engine(request: EngineRequest) -> EngineInfo:
@@ -104,7 +109,7 @@ def own_gpu(capability: str | None) -> str:
             "tensorrt builds on an NVIDIA GPU and none was found",
             hint="build ahead of time without a GPU: pip install tensorrt-rtx and --format trt-rtx",
         )
-    if capability not in (None, gpu):
+    if capability is not None and capability_name(capability) != gpu:
         raise EnvironmentProblem(
             f"tensorrt builds for its own GPU, {gpu}, not for {capability}", hint="--format trt-rtx builds for other GPUs"
         )

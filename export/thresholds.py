@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NEVER = 2.0  # no probability reaches it
 Z95 = 1.645  # one-sided
 LEARNT_ON = 5  # one image in so many chooses the path; the others test it
 STEPS = (0.0, 0.05, 0.1, 0.15)

@@ -51,7 +51,7 @@ def node_logits(network: Graph, nodes: Iterable[str], preprocess: Preprocess, im
         return {name: z.numpy() for name, z in zip(names, deployed(torch.from_numpy(chunk)), strict=True)}
 
     with torch.inference_mode():
-        return run_outputs(run, in_batches(images, BATCH), BATCH)
+        return run_outputs(run, in_batches(images, BATCH))
 
 
 def student_outputs(student: Student, values: NodeLogits, thresholds: Sequence[float] | None = None) -> dict[str, NDArray[Any]]:

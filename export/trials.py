@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EnvironmentProblem, UsageError
+from ..errors import EnvironmentProblem, KdzooError, UnknownName, UsageError
 from ..zoo.folder_repository import FolderRepository
 from ..zoo.target import Target
 from .candidates import packages_in
@@ -60,6 +60,10 @@ class Trial:
                 raise UsageError(f"{self.artifact.path} {takes}, not {size}", hint="leave --batch out, or choose files by --format")
         return list(dict.fromkeys(wanted or self.artifact.batch))
 
+    def not_run(self, problem: KdzooError) -> dict[str, str]:
+        """What is noted where it cannot run here."""
+        return {**self.labels, "reason": problem.what, "fix": problem.hint}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -90,7 +94,7 @@ def open_packages(sources: Sequence[str], branches: Sequence[str], say: Callable
     for source in sources:
         folder = Path(source)
         inside = list(packages_in(folder)) if folder.is_dir() and not FolderRepository(folder).exists() else []
-        for package in inside or [resolve_package(source, say)]:
+        for package in inside or resolve_branches(source, sorted(wanted), say):
             found.setdefault(package.folder.resolve(), package)
     known = sorted({package.document["target"] for package in found.values()})
     if missing := wanted - set(known):
@@ -103,6 +107,25 @@ def open_packages(sources: Sequence[str], branches: Sequence[str], say: Callable
     return packages
 
 
+def resolve_branches(source: str, branches: Sequence[str], say: Callable[[str], None]) -> list[Package]:
+    """The packages that are published as `source`, or the one in a folder: those of the `branches` that it has.
+
+    Raises:
+        UnknownName: it has none of them. Otherwise as `resolve_package`.
+    """
+    if not branches or (Path(source).is_dir() and not FolderRepository(Path(source)).exists()):
+        return [resolve_package(source, say)]
+    found, refused = list[Package](), list[UnknownName]()
+    for branch in branches:
+        try:
+            found.append(resolve_package(source, say, branch))
+        except UnknownName as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
+
+
 def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
     """Every chosen file in every runtime that takes it here or, where runtimes are named, in those.
 
@@ -111,7 +134,7 @@ def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
         EnvironmentProblem: a named runtime cannot run here, or nothing can.
     """
     runtimes = [RUNTIMES.get(name)() for name in choice.runtimes or (n for n in RUNTIMES.names() if n != TORCH)]
-    found, known, refusals = Trials(), [], dict[str, str]()
+    found, known, refusals = Trials(), [], dict[str, UsageError]()
     for package in packages:
         known += [artifact.path for artifact in package.artifacts]
         files = [artifact for artifact in package.artifacts if choice.takes(artifact)]
@@ -120,7 +143,7 @@ def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
         for artifact in files:
             for runtime in runtimes:
                 if reason := runtime.refuses(artifact):
-                    refusals.setdefault(runtime.name, reason)
+                    refusals.setdefault(runtime.name, UsageError(reason))
                     continue
                 trial = Trial(package, artifact, runtime)
                 try:
@@ -128,13 +151,14 @@ def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
                 except EnvironmentProblem as problem:
                     if choice.runtimes:
                         raise
-                    found.not_run.append({**trial.labels, "reason": problem.what, "fix": problem.hint})
+                    found.not_run.append(trial.not_run(problem))
                 else:
                     found.chosen.append(trial)
     for runtime in runtimes if choice.runtimes else []:
         if runtime.name not in {trial.runtime.name for trial in found.chosen}:
-            reason = refusals.get(runtime.name, "no file is chosen")
-            raise UsageError(f"{runtime.name} runs none of these files: {reason}", known=list(dict.fromkeys(known)))
+            refusal = refusals.get(runtime.name, UsageError("no file is chosen"))
+            told = f"{runtime.name} runs none of these files: {refusal.what}"
+            raise UsageError(told, known=list(dict.fromkeys(known)), hint=refusal.hint)
     if not found.chosen:
         if found.not_run:
             first = found.not_run[0]
@@ -143,12 +167,12 @@ def find_trials(packages: Sequence[Package], choice: Choice) -> Trials:
     return found
 
 
-def student_in(package: Package, refusals: dict[str, str]) -> list[Artifact]:
-    """What torch runs of a package; nothing, with the reason, where that is no fair comparison."""
+def student_in(package: Package, refusals: dict[str, UsageError]) -> list[Artifact]:
+    """What torch runs of a package; nothing, with the reason, where it is not here or no fair comparison."""
     from .runtimes.torch import student_of
 
     try:
         return [student_of(package)]
     except UsageError as error:
-        refusals.setdefault(TORCH, error.what)
+        refusals.setdefault(TORCH, error)
         return []

@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 # PEP 484 an int is a float.
 install_import_hook(["kdzoo.zoo", "kdzoo.train"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+import os  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
@@ -16,12 +17,13 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from torch import nn  # noqa: E402
 
 from kdzoo.cli import main  # noqa: E402
 from kdzoo.export.exporter import export  # noqa: E402
 from kdzoo.export.package import Package  # noqa: E402
-from kdzoo.tests import small_packages  # noqa: E402
+from kdzoo.tests import small_packages, small_traces  # noqa: E402
 from kdzoo.tests.small_methods import small_settings  # noqa: E402
 from kdzoo.zoo.backbone import BACKBONES, Backbone  # noqa: E402
 from kdzoo.zoo.backbones.resnet_cifar import residual_stage  # noqa: E402
@@ -49,6 +51,31 @@ class TinyBackbone(Backbone):
 
     def stage(self, index: int, depth: int) -> nn.Module:
         return residual_stage((8, *self.widths)[index], self.widths[index], depth, stride=1 if index == 0 else 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a run have in common; traced students lie there."""
+    own = tmp_path_factory.getbasetemp()
+    small_traces.folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return small_traces.folder
+
+
+@pytest.fixture(scope="session")
+def once(run_folder: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a folder that `make` has filled, once for all workers. Leave it unchanged."""
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place = run_folder / f"once-{name}"
+        with FileLock(f"{place}.lock"):
+            if not (place / "made").exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                make(place)
+                (place / "made").touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(scope="session")

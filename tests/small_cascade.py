@@ -16,6 +16,7 @@ from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
 OUTPUTS = ("logits_1", "logits_2", "logits")
+NEVER = 2.0  # a threshold: no probability reaches it
 
 
 def flat_cascade(folder: Path) -> dict[str, Path]:

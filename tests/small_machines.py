@@ -107,7 +107,7 @@ def package_with(folder: Path, *made: Made) -> Package:
     artifacts = [make(folder) for make in made]
     document = {
         **dict.fromkeys(("method", "backbone", "dataset"), "toy"), "entry": "toy-entry", "target": "3",
-        "source": {"weights_sha256": "0" * 64, "epochs": 1}, "tensors": {"kept": [], "dropped": []},
+        "source": {"weights_sha256": "0" * 64, "epochs": 1, "given": "toy-entry"}, "tensors": {"kept": [], "dropped": []},
         "options": {"batch": list(BATCH), "input": "uint8", "opset": None}, "gates": {"max_drop": {}, "min_agreement": {}},
         "provenance": {"command": "kdzoo", "git_commit": None, "versions": {}, "training": {}},
         "verified": False, "files": describe_files(folder),

@@ -1,4 +1,4 @@
-"""The tracing of a student, which takes seconds, done once for all tests of a process that only need its graph.
+"""The tracing of a student, which takes seconds, done once for all tests of a run that only need its graph.
 
 What tracing itself does is tested without this, in `test_onnx_graph`, `test_contract`, `test_export`.
 """
@@ -6,6 +6,8 @@ What tracing itself does is tested without this, in `test_onnx_graph`, `test_con
 from __future__ import annotations
 
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -14,6 +16,7 @@ from torch import nn
 
 from kdzoo.export import onnx_graph
 
+folder: Path | None = None  # of the run: what its processes have in common
 TRACES: dict[str, bytes] = {}
 trace = onnx_graph._trace
 
@@ -31,5 +34,11 @@ def trace_once(student: nn.Module, *arguments: Any) -> ir.Model:
     """As `onnx_graph._trace`; every caller gets a graph of its own."""
     key = digest(student, arguments)
     if key not in TRACES:
-        TRACES[key] = ir.serde.serialize_model(trace(student, *arguments)).SerializeToString()
+        assert folder is not None, "the fixture `run_folder` says where"
+        path = folder / f"trace-{key}.onnx"
+        if not path.is_file():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(ir.serde.serialize_model(trace(student, *arguments)).SerializeToString())
+            part.replace(path)
+        TRACES[key] = path.read_bytes()
     return ir.serde.deserialize_model(onnx.load_model_from_string(TRACES[key]))

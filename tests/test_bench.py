@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ import onnxruntime
 import pytest
 
 from kdzoo.cli import main
+from kdzoo.cli.bench import describe
 from kdzoo.errors import EnvironmentProblem, UnknownName, UsageError
-from kdzoo.export.benchmark import bench, bench_side_by_side
+from kdzoo.export.benchmark import bench, bench_side_by_side, facts
 from kdzoo.export.package import Artifact, Package
+from kdzoo.export.publish import push
 from kdzoo.export.runtime import RUNTIMES, RanOn, Runtime, Session
 from kdzoo.export.trials import Choice, Trial, find_trials, open_packages
 
@@ -95,6 +98,55 @@ def test_side_by_side_all_take_turns_and_the_first_is_the_measure(package_of: Ca
     assert slow[0]["rounds"] == slow[1]["rounds"] >= 5
 
 
+class Broken(Asleep):
+    """Says so when a file is opened only."""
+
+    def open(self, folder: Path, artifact: Artifact, threads: int | None = None, *, in_turns: bool = False) -> Session:
+        raise EnvironmentProblem("it took 2 threads instead of 4", hint="leave --threads out")
+
+
+@pytest.mark.parametrize("measure", [bench, bench_side_by_side])
+def test_a_runtime_that_nobody_named_and_that_does_not_open_does_not_end_the_bench(
+    measure: Callable[..., dict[str, Any]], package_of: Callable[[str], Package]
+) -> None:
+    (good,), _ = trials_of(package_of("1"), 0.5)
+    broken = Trial(good.package, good.artifact, Broken(7, []))
+    noted: list[dict[str, str]] = []
+    found = measure([broken, good], batches=[1], seconds=0.05, not_run=noted)
+    assert [row["runtime"] for row in found["results"]] == ["asleep-0.5"]
+    assert [(each["runtime"], each["file"], each["reason"], each["fix"]) for each in noted] == [
+        ("asleep-7", "model.fp32.onnx", "it took 2 threads instead of 4", "leave --threads out")
+    ]
+    for trials, takes in (([good, broken], None), ([broken], [])):  # named, or the only one
+        with pytest.raises(EnvironmentProblem, match="instead of 4"):
+            measure(trials, batches=[1], seconds=0.05, not_run=takes)
+
+
+def test_the_command_names_what_did_not_open_beside_the_figures(
+    package_of: Callable[[str], Package], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(RUNTIMES.get("openvino"), "check", lambda *_: None)
+    monkeypatch.setattr(RUNTIMES.get("openvino"), "open", Broken(7, []).open)
+    words = ("bench", package_of("1").folder, "--seconds", 0.05, "--batch", 1)
+    document = json.loads(call(*words, "--json")[0])
+    assert {row["runtime"] for row in document["results"]} == {"onnxruntime-cpu"}
+    assert "it took 2 threads instead of 4" in {each["reason"] for each in document["not_run"]}
+    with pytest.raises(SystemExit) as ending:
+        call(*words, "-r", "openvino", "-r", "onnxruntime-cpu")
+    assert ending.value.code == 4
+
+
+def test_parts_are_told_with_what_computes_each_of_them(package_of: Callable[[str], Package]) -> None:
+    (trial,), _ = trials_of(package_of("1"), 0.5)
+    with trial.runtime.open(trial.package.folder, trial.artifact, 1) as session:
+        row = facts(replace(trial, runtime=RUNTIMES.get("parts")()), session)
+    assert (row["runtime"], row["runs_in"], row["device"]) == ("parts", "asleep-0.5", "bed")
+    figures = {**row, "batch": 1, "calls": 9, "images_per_s": 1.0, **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms"), 1.0)}
+    under = {"host": "h", "load_average": None, "pinned_to": None, "not_run": [], "packages": ["p"]}
+    assert "parts in asleep-0.5 1 on bed, threads: 1" in describe({**under, "results": [figures]}, False).splitlines()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no threads")
 def test_pinned_threads_stay_on_as_many_processors_and_are_free_again(package_of: Callable[[str], Package]) -> None:
     trials, log = trials_of(package_of("1"), 0.5)
@@ -141,6 +193,19 @@ def test_branches_choose_packages_and_an_unknown_one_is_told(both: Path, package
     with pytest.raises(UsageError, match="no package of 9") as error:
         open_packages([str(both)], ["9"], quiet)
     assert {"1", "2"} <= set(error.value.known)
+
+
+def test_of_a_published_collection_every_branch_that_is_asked_for_is_fetched(both: Path, tmp_path: Path) -> None:
+    place = f"file://{tmp_path}/org/toys"
+    for target in ("1", "2"):
+        shutil.copytree(both / target, tmp_path / "two" / target)
+    push(tmp_path / "two", place)
+    found = open_packages([place], ["2", "1"], quiet)
+    assert [package.document["target"] for package in found] == ["1", "2"]
+    assert [package.document["target"] for package in open_packages([place, str(both)], ["2"], quiet)] == ["2", "2"]
+    with pytest.raises(UnknownName, match="unknown target '9'") as error:
+        open_packages([place], ["9"], quiet)
+    assert error.value.known == ("1", "2")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,42 @@ def test_outputs_and_exits_get_their_tables(package_of: Callable[[str], Package]
     assert "| `model.fp32.onnx` | 2 | 39.0 % | 1.72 ms | 99.93 % |" in exits
 
 
+def test_the_cost_of_a_cascade_is_stated_in_the_mean_and_at_most(package_of: Callable[[str], Package]) -> None:
+    package, metrics = package_of("1"), package_of("1").metrics
+    cascade = {"values": [0.9], "limit": 0.1, "loss": 0.0, "bound": 0.1, "n": 5, "shares": [0.6, 0.4], "macs": 1234567.4}
+    most = f"{metrics['student']['macs']:,}"
+    head = card_of(package, metrics, {**package.document, "cascade": cascade}).partition("\n## ")[0]
+    assert f"1,234,567 multiply-adds for an image in the mean (of the held-out images), {most} at most." in head
+    assert "per image" not in head and f"{most} multiply-adds per image." in card_of(package, metrics).partition("\n## ")[0]
+
+
+def test_checks_batches_and_gates_are_stated_as_they_were_applied(package_of: Callable[[str], Package]) -> None:
+    package, metrics, document = package_of("1"), copy.deepcopy(package_of("1").metrics), copy.deepcopy(package_of("1").document)
+    fp32, first = metrics["artifacts"]["model.fp32.onnx"], document["artifacts"][0]
+    fp32 |= {"checker": "one check", "batches_exercised": [1, 8], "parity": {**fp32["parity"], "largest_logit": 64.0}}
+    document["artifacts"].append({**first, "path": "model.int8.engine", "precision": "int8"})
+    metrics["artifacts"]["model.int8.engine"] = {**fp32, "checker": "another", "batches_exercised": [4]}
+    text = section(card_of(package, metrics, document), "How measured")
+    assert "- Checked before it was run (one check): `model.fp32.onnx`." in text
+    assert "- Checked before it was run (another): `model.int8.engine`." in text
+    assert "`model.fp32.onnx` in batches of 1, 8, held to 0.002; `model.int8.engine` in batches of 4, held to 1." in text
+    assert "the same logits" not in text and "leave" not in text
+    fp32["exits"] = {"shares": {"1": 1.0}, "p50_ms": {"1": 1.0}, "agreement": 1.0}
+    document["cascade"] = {"values": [], "limit": 0.1, "loss": 0.0, "bound": 0.1, "n": 5, "shares": [1.0], "macs": 1.0}
+    text = section(card_of(package, metrics, document), "How measured")
+    assert "may leave at another exit in another batch" in text
+    assert re.search(r"Gates of fp32: .* and at least 99 % leave where they do in torch\.", text)
+    assert re.search(r"Gates of int8: .* and at least 85 % leave where they do in torch\.", text)
+
+
+def test_predict_is_offered_where_it_can_run(package_of: Callable[[str], Package]) -> None:
+    package, document = package_of("1"), copy.deepcopy(package_of("1").document)
+    assert "kdzoo predict . picture.jpg" in card_of(package, package.metrics)
+    document["artifacts"][0] |= {"format": "trt-rtx", "runtime": "tensorrt_rtx", "compute_capability": "8.6"}
+    card = card_of(package, package.metrics, document)
+    assert "kdzoo predict" not in card and "kdzoo verify ." in card
+
+
 def test_files_that_were_not_verified_are_said_to_be_so(package_of: Callable[[str], Package]) -> None:
     package = package_of("1")
     metrics = {**package.metrics, "reference": None, "artifacts": {"model.fp32.onnx": {"not_run": "--no-verify"}}}

@@ -18,7 +18,7 @@ from kdzoo.export.cards.metadata import base_model, front_matter, metadata, pack
 from kdzoo.export.cards.published_figures import published_figures
 from kdzoo.export.package import Package
 from kdzoo.tests.small_packages import bundled
-from kdzoo.zoo.catalog import CARDS
+from kdzoo.zoo.catalog import CARDS, DEFAULT_ENTRY
 from kdzoo.zoo.files import read_json
 
 ACCURACY = {"top1": 62.67, "top5": 89.14, "n": 10000, "split": "test"}
@@ -113,6 +113,18 @@ def test_only_a_repository_of_the_hub_is_a_base_model(given: str | None, narrow:
     written = metadata("name", "toy", [], base=expected)
     assert written.get("base_model") == (expected and expected[0])
     assert written.get("base_model_relation") == (expected and expected[1])
+
+
+def test_a_package_has_our_license_only_where_it_was_made_of_our_weights(package_of: Callable[[str], Package]) -> None:
+    package = package_of("1")
+    weights = bundled().manifest.files["model.safetensors"]["sha256"]
+    for changes, license in (
+        ({}, "unknown"), ({"given": "org/name@0123abc"}, "unknown"), ({"given": DEFAULT_ENTRY}, "apache-2.0"),
+        ({"weights_sha256": weights}, "apache-2.0"),
+    ):  # fmt: skip
+        document = {**package.document, "source": {**package.document["source"], **changes}}
+        assert package_metadata(document, package.metrics, package.artifacts)["license"] == license
+        assert f"license: {license}\n" in collection_card({"1": Package(package.folder, document)})
 
 
 def test_tags_tell_formats_and_precisions(package_of: Callable[[str], Package]) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from kdzoo.export.cascade import nest_file
 from kdzoo.export.onnx_file import OnnxRunner, check_onnx
-from kdzoo.export.thresholds import NEVER, confidence_of, exits_of, so_far
-from kdzoo.tests.small_cascade import OUTPUTS, flat_cascade
+from kdzoo.export.thresholds import confidence_of, exits_of, so_far
+from kdzoo.tests.small_cascade import NEVER, OUTPUTS, flat_cascade
 from kdzoo.tests.small_students import raw_images
 
 

@@ -16,8 +16,8 @@ from kdzoo.export.cascade import nest_file
 from kdzoo.export.cascade_driver import run_cascade
 from kdzoo.export.cascade_parts import split
 from kdzoo.export.onnx_file import OnnxRunner, load_onnx, seal_onnx
-from kdzoo.export.thresholds import NEVER, confidence_of, so_far
-from kdzoo.tests.small_cascade import OUTPUTS, flat_cascade
+from kdzoo.export.thresholds import confidence_of, so_far
+from kdzoo.tests.small_cascade import NEVER, OUTPUTS, flat_cascade
 from kdzoo.tests.small_students import raw_images
 
 

@@ -138,7 +138,7 @@ def test_bench_measures_the_batches_that_were_asked_for(call: Call, package: Pat
     assert all(0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["calls"] >= 20 for row in document["results"])
     if HAS_RTX:
         engines = [each for each in document["not_run"] if each["runtime"] == "trt-rtx"]
-        assert [each["file"] for each in engines] == [f"model.fp32.sm{sm}.trt-rtx.engine" for sm in (86, 120)]
+        assert {each["file"] for each in engines} == {path.name for path in package.glob("*.engine")} != set()
         assert all(each["reason"] and each["fix"] for each in engines)
 
 

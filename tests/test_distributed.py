@@ -24,25 +24,37 @@ RECIPE: dict[str, Any] = {
     "optimizer": {"lr": 0.05}, "augment": {"pad": 2, "autoaugment": True, "cutout": 4}, "checkpoint_minutes": 1e-9,
 }  # fmt: skip
 SHORT = {**RECIPE, "epochs": 2, "eval_every": 2}
+# What torchrun does, but for the start of a process, which is a fork: torch and kdzoo are imported once for all of them.
+START = """
+import json, sys
+from pathlib import Path
+import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from kdzoo.train.distributed import joined
+from kdzoo.train.recipe import Recipe
+
+torch.set_num_threads(1)
+recipe, data, output = Recipe.from_mapping(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+
+def start(processes, name, function, *arguments):
+    config = LaunchConfig(1, 1, processes, run_id=name, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=1,
+                          start_method="fork")
+    elastic_launch(config, function)(*arguments)
+"""
 # The steps of a run in double precision: in single precision a fresh network with BatchNorm magnifies the last bit of a sum up to
 # ten times per step, and after twenty steps two equally right runs have nothing in common. `together`: with `accumulate`, one
 # process takes the images of a batch in the order in which its parts are those of two processes.
 STEPS = """
-import json, sys
 from dataclasses import replace
-from pathlib import Path
-import torch
 from kdzoo.train.batches import BatchSettings
 from kdzoo.train.data import make_batches
-from kdzoo.train.distributed import joined, share_batch_norm
+from kdzoo.train.distributed import share_batch_norm
 from kdzoo.train.loop import Training, train_step
 from kdzoo.train.optim import make_optimizer
-from kdzoo.train.recipe import Recipe
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.datasets import read_split
 from kdzoo.zoo.method import METHODS, Progress
 
-torch.set_num_threads(1)
 torch.Tensor.float = torch.Tensor.double
 place = torch.device("cpu")
 
@@ -55,8 +67,8 @@ def steps(recipe, processes, together=False):
     method = METHODS.get(recipe.method).from_mapping(recipe.method_config)
     network = method.build(BACKBONES.get(recipe.backbone)(), 6).double()
     share_batch_norm(network, processes)
-    data = read_split(Path(sys.argv[2]), "train", recipe.preprocess)
-    batches = make_batches(data, BatchSettings(recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, place,
+    images = read_split(data, "train", recipe.preprocess)
+    batches = make_batches(images, BatchSettings(recipe.preprocess, recipe.augment, recipe.batch_size, recipe.seed, place,
                                                processes.rank, processes.world))
     training = Training(network, method, make_optimizer(network, recipe.optimizer), recipe, processes=processes)
     losses = []
@@ -70,33 +82,35 @@ def steps(recipe, processes, together=False):
             losses.append({name: float(part) for name, part in parts.items()})
     return losses
 
-recipe = Recipe.from_mapping(json.loads(sys.argv[1]))
-in_parts = replace(recipe, accumulate=2, batch_size=12, epochs=1)
-with joined(place) as processes:
-    runs = [steps(recipe, processes), steps(in_parts, processes, together=True), steps(in_parts, processes)]
-    if processes.first:
-        Path(sys.argv[3]).write_text(json.dumps(runs))
+def all_steps(path):
+    in_parts = replace(recipe, accumulate=2, batch_size=12, epochs=1)
+    with joined(place) as processes:
+        runs = [steps(recipe, processes), steps(in_parts, processes, together=True), steps(in_parts, processes)]
+        if processes.first:
+            path.write_text(json.dumps(runs))
+
+for number in (1, 2):
+    start(number, f"steps of {number}", all_steps, output / f"{number}.json")
 """
-# A whole run. With `kill`, process 1 of the first start dies by SIGKILL in mid-epoch.
-RUN = """
-import json, os, signal, sys
-from pathlib import Path
-import torch
+# Two whole runs. In the second, process 1 of the first start dies by SIGKILL in mid-epoch.
+RUNS = """
+import os, signal
 from kdzoo.train import run
 from kdzoo.train.distributed import launched, restarts
-from kdzoo.train.recipe import Recipe
 
-torch.set_num_threads(1)
-real, kill = run.train_epoch, sys.argv[4] == "kill"
-def watched(*arguments):
-    for report in real(*arguments):
-        if kill and not restarts() and launched().rank == 1 and (report.epoch, report.step) == (1, 3):
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield report
-run.train_epoch = watched
-recipe = Recipe.from_mapping(json.loads(sys.argv[1]))
-result = run.run_training("test-entry", recipe, data=Path(sys.argv[2]), output=Path(sys.argv[3]), reporter=run.Silent())
-assert result.finished
+real = run.train_epoch
+
+def whole_run(folder, kill):
+    def watched(*arguments):
+        for report in real(*arguments):
+            if kill and not restarts() and launched().rank == 1 and (report.epoch, report.step) == (1, 3):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield report
+    run.train_epoch = watched
+    assert run.run_training("test-entry", recipe, data=data, output=folder, reporter=run.Silent()).finished
+
+start(2, "whole", whole_run, output / "whole", False)
+start(2, "killed", whole_run, output / "killed", True)
 """
 
 
@@ -114,65 +128,42 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launch(script: str, recipe: dict[str, Any], npz: Path, output: Path, *, processes: int, kill: bool = False) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "1"]
-    (output.parent / "script.py").write_text(script)
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(output.parent / "script.py")]
-    arguments = [json.dumps(recipe), str(npz), str(output), "kill" if kill else "live"]
+def launch(script: str, recipe: dict[str, Any], npz: Path, output: Path) -> None:
+    (output / "script.py").write_text(START + script)
+    command = [sys.executable, str(output / "script.py"), json.dumps(recipe), str(npz), str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def pair(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes."""
-    output = tmp_path_factory.mktemp("pair") / "run"
-    launch(RUN, SHORT, npz, output, processes=2)
-    return output
-
-
-@pytest.fixture(scope="module")
-def losses(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[torch.Tensor]]:
-    """By number of processes: the parts of the loss by step, of whole batches, of batches in the parts of two processes, and of
-    batches in parts."""
-    folder, found = tmp_path_factory.mktemp("steps"), {}
+def test_two_processes_have_the_losses_of_one_over_twenty_steps(npz: Path, tmp_path: Path) -> None:
+    """But for the parts of their batches, which hold other images than those of one, as README says."""
+    launch(STEPS, RECIPE, npz, tmp_path)
+    losses = {}  # by number of processes: of whole batches, of batches in the parts of two processes, of batches in parts
     for processes in (1, 2):
-        launch(STEPS, RECIPE, npz, folder / f"{processes}.json", processes=processes)
-        runs = json.loads((folder / f"{processes}.json").read_text())
-        found[processes] = [torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in runs]
-    return found
-
-
-def test_two_processes_have_the_losses_of_one_over_twenty_steps(losses: dict[int, list[torch.Tensor]]) -> None:
-    one, two = losses[1][0], losses[2][0]
+        runs = json.loads((tmp_path / f"{processes}.json").read_text())
+        losses[processes] = [torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in runs]
+    one, as_two, in_parts = losses[1]
+    two, again, parts_of_two = losses[2]
     assert len(one) == NUM_STEPS and one.std(dim=0).min() > 0, "the losses do not move: nothing was compared"
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+    assert torch.equal(again, parts_of_two) and len(again) == 4
+    torch.testing.assert_close(again, as_two, rtol=0, atol=1e-6)
+    assert (again - in_parts).abs().max() > 1e-3, "BatchNorm saw the same images: mend README and train.distributed"
 
 
-def test_the_parts_of_two_processes_hold_other_images_than_those_of_one(losses: dict[int, list[torch.Tensor]]) -> None:
-    """As README says; all else that accumulates is the same."""
-    _, one, other = losses[1]
-    _, two, again = losses[2]
-    assert torch.equal(two, again) and len(two) == 4
-    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
-    assert (two - other).abs().max() > 1e-3, "BatchNorm saw the same images: mend README and train.distributed"
-
-
-def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(npz: Path, pair: Path, tmp_path: Path) -> None:
-    launch(RUN, SHORT, npz, tmp_path / "run", processes=2, kill=True)
-    again, whole = (Checkpoint.open(folder) for folder in (tmp_path / "run", pair))
+def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(npz: Path, tmp_path: Path) -> None:
+    launch(RUNS, SHORT, npz, tmp_path)
+    again, whole = (Checkpoint.open(tmp_path / name) for name in ("killed", "whole"))
+    assert not whole.manifest.provenance.get("resumed")
     resumed = again.manifest.provenance["resumed"]
     assert [(r["epoch"], r["step"]) for r in resumed] in ([(1, 2)], [(1, 3)]), "it did not resume in mid-epoch"
     pairs = zip(again.network().state_dict().items(), whole.network().state_dict().values(), strict=True)
     different = [name for (name, tensor), other in pairs if not torch.equal(tensor, other)]
     assert not different
-    assert again.manifest.metrics == whole.manifest.metrics
-
-
-def test_processes_test_every_image_once(pair: Path) -> None:
-    metrics = Checkpoint.open(pair).manifest.metrics
-    assert {m["n"] for m in metrics.values()} == {9}
+    metrics = whole.manifest.metrics
+    assert again.manifest.metrics == metrics
+    assert {m["n"] for m in metrics.values()} == {9}, "two processes do not test every image once"
     assert all(abs(m["top1"] * 9 / 100 - round(m["top1"] * 9 / 100)) < 1e-3 for m in metrics.values())
 
 

@@ -110,6 +110,12 @@ def test_onnxruntime_gpu_alone_is_fine(on: Callable[..., list[doctor.Finding]]) 
     assert [f.state for f in found if f.subject == "onnxruntime"] == ["ok"]
 
 
+def test_strict_is_about_a_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["doctor", "--strict"])
+    assert ending.value.code == 2 and "kdzoo doctor PACKAGE --strict" in capsys.readouterr().err
+
+
 def test_a_missing_core_package_is_a_problem(installed: Callable[..., None], call: Any) -> None:
     installed(safetensors=None)
     code, document = call()

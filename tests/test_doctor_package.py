@@ -74,7 +74,7 @@ def test_the_table_says_what_is_wrong_what_to_do_and_what_to_use_instead(ask: As
     assert lines == [
         "model.fp16.trt-rtx.engine  does not run  tensorrt_rtx 1.7.1.116",
         "model.fp16.trt-rtx.engine is for compute capability 8.6; this GPU is 8.9 (RTX 4090)",
-        "-> kdzoo export toy-entry -b 3 -p fp16 -f trt-rtx -c 8.9",
+        "-> kdzoo export toy-entry -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW",
         "-> or use model.fp16.onnx beside it",
     ]
     assert (code, err) == (0, "2 of 3 files can run here\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,40 @@ def test_a_card_names_only_what_lies_beside_it() -> None:
     bare, full = (entry_card(manifest, {"target": FACTS}, {}, beside) for beside in ((), ("curve.png", "exports.json")))
     for words in ("(curve.png)", f"kdzoo reproduce {DEFAULT_ENTRY}"):
         assert words in full and words not in bare
+
+
+def test_commands_say_where_they_were_stopped_and_not_where_images_lay() -> None:
+    provenance = {
+        "command": "kdzoo train x --resume --data '/home/me/my data' --seed 1", "host": "here", "versions": {},
+        "resumed": [
+            {"command": "kdzoo train x --data=/home/me", "epoch": 3, "step": 0, "num_epochs": 15},
+            {"command": "kdzoo train x --resume", "epoch": 1, "step": 7, "num_epochs": 1},
+        ],
+    }  # fmt: skip
+    card = entry_card(replace(bundled().manifest, provenance=provenance), {"target": FACTS}, {})
+    assert "/home/me" not in card and "`FOLDER` stands for" in card
+    for line in (
+        "kdzoo train x --data=FOLDER  # stopped after epoch 3",
+        "kdzoo train x --resume  # stopped after epoch 1, step 7",
+        "kdzoo train x --resume --data FOLDER --seed 1",
+    ):
+        assert f"\n{line}\n" in card
+    assert "to last 15 epochs by" in card and "to last 1 epoch by" in card
+    plain = {"command": "kdzoo train x", "versions": {}}
+    assert "FOLDER" not in entry_card(replace(bundled().manifest, provenance=plain), {"target": FACTS}, {})
+
+
+def test_one_epoch_is_one() -> None:
+    manifest = bundled().manifest
+    recipe = {**manifest.recipe, "schedule": {**manifest.recipe["schedule"], "warmup_epochs": 1.0}}
+    card = entry_card(replace(manifest, epochs=1, recipe=recipe), {"target": FACTS}, published_figures(DEFAULT_ENTRY, ["target"]))
+    assert "1 epoch of warm-up" in card and "**1 epoch long" in card and not re.search(r"\b1 epochs", card)
+
+
+def test_only_the_weights_that_come_with_kdzoo_have_its_license() -> None:
+    manifest = bundled().manifest
+    assert "license: apache-2.0" in entry_card(manifest, {"target": FACTS}, {})
+    assert "license: unknown" in entry_card(replace(manifest, files={}), {"target": FACTS}, {}), "a run of the same recipe"
 
 
 def test_a_cascade_is_offered_where_images_were_held_out_for_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kdzoo.errors import DataError, GateFailed, OutputError, UsageError
+from kdzoo.export import evidence
 from kdzoo.export.engine_sidecar import gpu_compute_capability, installed_version, read_sidecar
 from kdzoo.export.exporter import export
 from kdzoo.export.family import FAMILY, PICTURE, Member, export_family, mark_pareto
@@ -23,33 +24,39 @@ from kdzoo.export.request import Request
 from kdzoo.export.verify import verify_package
 from kdzoo.tests.small_packages import quick_exports
 from kdzoo.tests.small_runs import recipe_for, train
+from kdzoo.train import run_folder
 from kdzoo.zoo.checkpoint import Checkpoint
-from kdzoo.zoo.datasets import read_npz
+from kdzoo.zoo.datasets import open_split, read_npz
 from kdzoo.zoo.target import Target
 
 SMALL = ExportOptions(precisions=("fp32", "int8"), batch=Batch(1, 4, 16), calibration_images=32)
 OPEN = Gates.of(100.0, 0.0)
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    with quick_exports():
+    with quick_exports() as patch:
+        patch.setattr(run_folder, "draw_curve", lambda *_: False)
         yield
 
 
 @pytest.fixture(scope="module")
-def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def trained(colours: Path, once: Once) -> Checkpoint:
     """A few steps of DBFSKD, three exits, a quarter of its images held out."""
     torch.manual_seed(0)
     recipe = recipe_for(method="dbfskd", backbone="resnet8", epochs=3, holdout=len(read_npz(colours, "train")) // 4)
-    return Checkpoint.open(train(recipe, colours, tmp_path_factory.mktemp("trained") / "run").folder)
+    return Checkpoint.open(once("trained", lambda folder: train(recipe, colours, folder / "run")) / "run")
 
 
 @pytest.fixture(scope="module")
-def package(trained: Checkpoint, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+def package(trained: Checkpoint, colours: Path, once: Once) -> Package:
     """The target in float32 and in eight bits."""
-    folder = tmp_path_factory.mktemp("int8") / "package"
-    return export(trained, Target.parse("target"), options=SMALL, gates=OPEN, output=folder, data=colours)
+
+    def make(folder: Path) -> Package:
+        return export(trained, Target.parse("target"), options=SMALL, gates=OPEN, output=folder / "package", data=colours)
+
+    return Package.open(once("int8", make) / "package")
 
 
 def test_the_eight_bit_file_is_calibrated_on_training_images_and_measured(package: Package, colours: Path) -> None:
@@ -74,7 +81,10 @@ def test_without_training_images_eight_bits_are_refused(trained: Checkpoint, col
         np.savez(tmp_path / "test.npz", **{name: arrays[name] for name in arrays if not name.startswith("train")})
     with pytest.raises(DataError, match="calibrated on training images"):
         export(trained, Target.parse("1"), options=SMALL, output=tmp_path / "p", data=tmp_path / "test.npz")
-    assert not (tmp_path / "p").exists()
+    said, request = list[str](), Request(options=SMALL, data=tmp_path / "test.npz")
+    with pytest.raises(DataError, match="has no array train_images"):
+        export_family(trained, [Target.parse("1")], request, output=tmp_path / "p", say=said.append)
+    assert not said and not (tmp_path / "p").exists(), "torch was run before"
 
 
 def test_layers_are_left_in_float_until_the_loss_is_small_enough(
@@ -136,6 +146,9 @@ def test_a_cascade_in_parts_answers_as_the_nested_file_does(trained: Checkpoint,
     assert measured[parts.path]["exits"]["shares"] == measured[whole.path]["exits"]["shares"]
     assert len(parts.parts) == 3 and {part.path for part in parts.parts} <= set(made.document["files"])
     assert (made.folder / "cascade_driver.py").is_file()
+    with np.load(made.folder / "golden/expected.npz") as stored:  # eight bits are far from torch, in parts as well
+        assert set(stored) == {"logits", "exit", "model.int8.onnx", "model.int8.parts.json"}
+        assert np.abs(stored["model.int8.parts.json"] - stored["model.int8.onnx"]).max() < 0.5
     verify_package(made, colours)
 
 
@@ -195,7 +208,8 @@ def test_a_family_ranks_its_files_and_refuses_one_by_one(trained: Checkpoint, co
     assert (tmp_path / "family" / PICTURE).stat().st_size > 1000
     with pytest.raises(OutputError, match="holds a family"):
         export_family(trained, [Target.parse("2")], request, output=tmp_path / "family")
-    more = export_family(trained, [Target.parse("2")], replace(request, force=True), output=tmp_path / "family")
+    again = replace(request, force=True, options=replace(SMALL, precisions=("fp32",)))
+    more = export_family(trained, [Target.parse("2")], again, output=tmp_path / "family")
     assert {member.target for member in more.members} == {"1", "2", "target"}
 
 
@@ -203,9 +217,11 @@ def test_torch_runs_once_for_a_family_and_says_what_it_says_of_each_target(
     trained: Checkpoint, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = export(trained, Target.parse("1+2"), gates=OPEN, output=tmp_path / "alone", data=colours)
-    request, said = Request(gates=OPEN, data=colours), []
-    export_family(trained, [Target.parse(t) for t in ("1", "1+2", "fused")], request, output=tmp_path / "family", say=said.append)
+    request, said, read = Request(gates=OPEN, data=colours), [], []
+    monkeypatch.setattr(evidence, "open_split", lambda path, split, *rest: read.append(split) or open_split(path, split, *rest))
+    export_family(trained, [Target.parse(t) for t in ("1", "1+2")], request, output=tmp_path / "family", say=said.append)
     assert [line for line in said if line.startswith("running torch")] == ["running torch on 32 images, for all targets"]
+    assert read == ["test"], "the images are read once for all targets"
     together = Package.open(tmp_path / "family" / "1+2")
     assert together.metrics["reference"] == alone.metrics["reference"]
     parity = together.metrics["artifacts"]["model.fp32.onnx"]["parity"]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -28,9 +27,13 @@ ENGINE = "model.fp32.sm86.trt-rtx.engine"
 
 
 @pytest.fixture(scope="module")
-def second(toy_checkpoint: Checkpoint, toys_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Any]:
+def second(once: Callable[..., Path], toy_checkpoint: Checkpoint, toys_npz: Path) -> tuple[Package, str]:
     """Branch 1 again, by the command line, in another process and folder, with an engine where one can be built; its stdout."""
-    folder = tmp_path_factory.mktemp("elsewhere")
+    folder = once("elsewhere", lambda folder: export_again(toy_checkpoint, toys_npz, folder))
+    return Package.open(folder / "again"), (folder / "stdout").read_text()
+
+
+def export_again(toy_checkpoint: Checkpoint, toys_npz: Path, folder: Path) -> None:
     formats = ["-f", "trt-rtx", "-c", "8.6"] if HAS_RTX else ["-f", "onnx"]
     command = [sys.executable, "-m", "kdzoo", "export", str(toy_checkpoint.folder), "-b", "1", *formats, "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
@@ -38,7 +41,7 @@ def second(toy_checkpoint: Checkpoint, toys_npz: Path, tmp_path_factory: pytest.
         [*command, "--data", str(toys_npz), "-o", "again"], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"the second export failed: {done.stderr}"
-    return Package.open(folder / "again"), done.stdout
+    (folder / "stdout").write_text(done.stdout)
 
 
 def test_a_package_holds_the_files_of_the_design_and_nothing_else(package_of: Callable[[str], Package]) -> None:
@@ -76,9 +79,11 @@ def test_the_accuracy_of_a_file_is_that_of_its_own_logits(package_of: Callable[[
 # --- the same command twice ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUT - {"README.md", "manifest.json", "metrics.json"}))
-def test_two_exports_give_the_same_bytes(name: str, package_of: Callable[[str], Package], second: tuple[Package, str]) -> None:
-    assert sha256(package_of("1").folder / name) == sha256(second[0].folder / name), f"{name} depends on process, folder or time"
+def test_two_exports_give_the_same_bytes(package_of: Callable[[str], Package], second: tuple[Package, str]) -> None:
+    first, again = package_of("1").folder, second[0].folder
+    names = sorted(LAYOUT - {"README.md", "manifest.json", "metrics.json"})
+    differ = [name for name in names if sha256(first / name) != sha256(again / name)]
+    assert len(names) == 7 and not differ, f"{differ} depend on process, folder or time"
 
 
 @needs_rtx
@@ -126,7 +131,7 @@ def test_the_card_states_the_numbers_of_the_json(package_of: Callable[[str], Pac
     measured = metrics["artifacts"][artifact.path]
     measured["accuracy"]["top1"], metrics["reference"]["top1"], metrics["student"]["params"] = 12.34, 56.78, 987654
     measured["latency"] = [{"batch": 8, "calls": 55, "p50_ms": 1.11, "p90_ms": 2.22, "p99_ms": 3.33, "images_per_s": 4321.0}]
-    measured["parity"] = {"n": 4444, "agreement": 0.9876, "max_abs_diff": 0.00033}
+    measured["parity"] = {**measured["parity"], "n": 4444, "agreement": 0.9876, "max_abs_diff": 0.00033}
     card = package_card(package.document, metrics, package.artifacts, package.labels, package.preprocess.to_dict())
     assert f"| `{artifact.path}` | fp32 | {artifact.bytes:,} |" in card
     for number in ("12.34 %", "56.78 %", "987,654 parameters", "98.76 % of 4,444", "0.00033"):

@@ -20,6 +20,7 @@ from kdzoo.export.pull import pull
 from kdzoo.tests.hub_pages import READER, WRITER
 from kdzoo.tests.hub_server import Hub, own_warnings, serve
 from kdzoo.tests.small_packages import LAYOUT
+from kdzoo.zoo import hub as zoo_hub
 from kdzoo.zoo.files import read_json, to_json
 from kdzoo.zoo.reference import Reference
 
@@ -169,6 +170,34 @@ def test_a_blob_that_rots_in_the_cache_is_found_and_fetched_again(name: str, hub
     with pytest.raises(IntegrityError, match=name.replace(".", r"\.")):
         pull(NAMED)
     assert not blob.exists() and len(pull(NAMED).files) == len(LAYOUT) - 1
+
+
+def test_a_file_of_another_size_is_refused_before_it_comes(hub: Hub, package: Package) -> None:
+    commit = hub.add_folder(NAME, package.folder)
+    files = hub.repositories[NAME].commits[commit]
+    for name in ("labels.txt", "model.fp32.onnx"):
+        hub.log.clear()
+        hub.add(NAME, {**files, name: files[name] + b"x" * 1000})
+        with pytest.raises(IntegrityError, match=f"{name} of org/name"):
+            pull(NAMED, formats=("onnx",))
+        assert hub.asked(f"HEAD .*{name}") and not hub.asked(f"GET .*{name}")
+
+
+@pytest.mark.parametrize(("name", "told"), [("manifest.json", True), ("model.sig", True), ("manifest.json", False)])
+def test_a_file_whose_size_no_manifest_tells_has_a_limit(
+    name: str, told: bool, hub: Hub, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.relative_to(package.folder).as_posix(): path.read_bytes() for path in package.folder.rglob("*") if path.is_file()}
+    most = len(files["manifest.json"]) + (1 if name == "model.sig" else -1)
+    hub.add(NAME, {**files, "model.sig": b"x" * (most + 1)})
+    monkeypatch.setattr(zoo_hub, "MOST_UNNAMED", most)
+    if not told:  # the server keeps its size to itself
+        described = zoo_hub.described
+        monkeypatch.setattr(zoo_hub, "described", lambda url, token: (described(url, token)[0], None))
+    with pytest.raises(IntegrityError, match=rf"{name} of org/name has [\d,]+ bytes or more, and {most:,} at most"):
+        pull(NAMED)
+    assert bool(hub.asked(f"GET .*{name}")) is not told and not any(path.name.startswith(name) for path in cache_files())
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete"))
 
 
 BAD_NAMES = [

@@ -100,6 +100,22 @@ def test_an_onnxruntime_that_cannot_be_imported_is_told_and_harms_nobody(
     assert words in found.import_error and found.providers is None
 
 
+@pytest.mark.parametrize("place", ["", "here"])
+def test_a_module_in_the_folder_one_stands_in_is_not_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text(f"open({str(tmp_path / 'RUN')!r}, 'w')\n")
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'RUN')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path) if place else "")  # as `python -m` and `python -c` have it
+    found = machine.with_providers(machine.this_machine())
+    assert not (tmp_path / "RUN").exists() and found.providers and not found.import_error
+
+
+def test_a_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.sys, "executable", "/nowhere/python")
+    found = machine.with_providers(replace(WHOLE, imported=None, providers=None))
+    assert found.import_error == "no process could be started for it: No such file or directory"
+
+
 def test_the_providers_are_those_of_onnxruntime() -> None:
     import onnxruntime
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,9 @@ from kdzoo.errors import EnvironmentProblem, GateFailed
 from kdzoo.export import measure
 from kdzoo.export.format import ExportOptions
 from kdzoo.export.gates import Gates, passing
-from kdzoo.export.measure import Measurement, exercise_batches, mark_dominated, measure_package
+from kdzoo.export.measure import Measurement, exercise_batches, mark_dominated, measure_package, why_not_run
 from kdzoo.export.onnx_file import check_onnx
+from kdzoo.export.outputs import file_outputs
 from kdzoo.export.package import Artifact, Package
 from kdzoo.export.parity import compare
 from kdzoo.export.runtimes.onnxruntime import OnnxRuntimeCPU
@@ -103,16 +104,17 @@ def test_only_a_file_that_stays_dominates_another(artifact: Artifact, tmp_path: 
 
 @pytest.fixture
 def measured(package_of: Callable[[str], Package], toys: LabelledImages, quick: None) -> Callable[..., Measurement]:
-    """`measured(refused)`: the package of branch 1 is measured again."""
+    """`measured(refused)`: the package of branch 1 is measured again; `changes` are of its file."""
     from kdzoo.export.exporter import load_student
 
     package = package_of("1")
     student, images = load_student(package), toys.head(16)
     reference = student_outputs(student, node_logits(student, student.outputs, package.preprocess, images))
 
-    def run(refused: dict[str, str] | None) -> Measurement:
+    def run(refused: dict[str, str] | None, **changes: Any) -> Measurement:
+        artifacts = [replace(artifact, **changes) for artifact in package.artifacts]
         return measure_package(
-            package.folder, student, package.preprocess, package.artifacts, images, images.labels, ExportOptions(), reference,
+            package.folder, student, package.preprocess, artifacts, images, images.labels, ExportOptions(), reference,
             lambda line: None, refused,
         )  # fmt: skip
 
@@ -138,6 +140,35 @@ def test_what_is_wrong_with_one_file_refuses_that_file(
     monkeypatch.setattr(measure, step, fails(EnvironmentProblem("the disk is full")))
     with pytest.raises(EnvironmentProblem):
         measured(refused)
+    monkeypatch.setattr(measure, "why_not_run", lambda *_: "")
+    monkeypatch.setattr(measure, step, fails(EnvironmentProblem("model.fp32.onnx was built by another version")))
+    monkeypatch.setattr(OnnxRuntimeCPU, "own_formats", ("onnx", "trt-rtx"))
+    found = measured(refused, format="trt-rtx").artifacts
+    assert found == {"model.fp32.onnx": {"not_run": "built, not run: was built by another version"}}
+
+
+def test_parts_that_no_processor_runs_are_made_for_tensorrt(artifact: Artifact, tmp_path: Path) -> None:
+    def made(precision: str) -> Artifact:
+        part = replace(artifact, precision=precision)
+        return replace(part, path="model.parts.json", format="parts", details={"parts": [asdict(part)]})
+
+    assert why_not_run(tmp_path, made("bf16")) == (
+        "made for TensorRT, not run: onnxruntime does not compute in bfloat16 on a processor"
+    )
+    assert why_not_run(tmp_path, made("fp16")) == ""
+
+
+def test_the_last_images_are_filled_up_to_the_smallest_batch(artifact: Artifact) -> None:
+    sizes: list[int] = []
+
+    def everything(inputs: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        sizes.append(len(inputs))
+        return {"logits": inputs.reshape(len(inputs), -1)[:, :1].astype(np.float32)}
+
+    images = np.arange(80, dtype=np.uint8).repeat(12).reshape(80, 2, 2, 3)
+    session: Any = SimpleNamespace(everything=everything)
+    found = file_outputs(session, replace(artifact, batch=(20, 32, 64)), images, lambda chunk: chunk)
+    assert sizes == [64, 20] and found["logits"].ravel().tolist() == list(range(80))
 
 
 def test_a_file_that_was_refused_while_measuring_is_removed_with_what_was_made_of_it(artifact: Artifact, tmp_path: Path) -> None:
@@ -146,8 +177,20 @@ def test_a_file_that_was_refused_while_measuring_is_removed_with_what_was_made_o
     for name in ("model", "engine", "engine.json", "other"):
         (tmp_path / name).touch()
     found = Measurement({}, artifacts={"engine": {"not_run": "no GPU"}, "other": {"parity": GOOD}})
-    assert [a.path for a in passing(tmp_path, artifacts, found, Gates(), {"model": "why"})] == ["other"]
+    refused = {"model": "why"}
+    assert [a.path for a in passing(tmp_path, artifacts, found, Gates(), refused)] == ["other"]
     assert [path.name for path in tmp_path.iterdir()] == ["other"] and set(found.artifacts) == {"other"}
+    assert refused == {"model": "why", "engine": "engine is made from model, which was refused"}
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_the_driver_of_a_cascade_goes_with_the_last_of_its_parts(stays: bool, artifact: Artifact, tmp_path: Path) -> None:
+    artifacts = [replace(artifact, path=name, format="parts", details={}) for name in ("a", "b")]
+    for name in ("a", "b", "cascade_driver.py"):
+        (tmp_path / name).touch()
+    found = Measurement({}, artifacts={"b": {"parity": GOOD}} if stays else {})
+    passing(tmp_path, artifacts, found, Gates(), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["b", "cascade_driver.py"] if stays else [])
 
 
 def test_latency_states_runtime_device_and_threads(measured: Callable[..., Measurement]) -> None:

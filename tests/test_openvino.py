@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError
+from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError, UsageError
 from kdzoo.export.cascade import nest_file
 from kdzoo.export.exporter import export
 from kdzoo.export.format import FORMATS, Batch, ExportOptions
@@ -26,6 +26,7 @@ from kdzoo.export.onnx_graph import trace_onnx, write_onnx
 from kdzoo.export.outputs import run_file_outputs
 from kdzoo.export.package import Package
 from kdzoo.export.pull import needed
+from kdzoo.export.request import Request
 from kdzoo.export.runtime import runtime_for
 from kdzoo.export.runtimes import openvino as openvino_runtime
 from kdzoo.export.thresholds import confidence_of
@@ -146,7 +147,8 @@ def test_a_refused_onnx_file_takes_what_was_made_of_it_along(package: Package, t
     measured.artifacts = copy.deepcopy(package.metrics["artifacts"])
     measured.artifacts["model.fp16.onnx"]["parity"]["nan_count"] = 1
     left = passing(folder, package.artifacts, measured, OPEN, refused)
-    assert set(refused) == {"model.fp16.onnx"} and "not finite" in refused["model.fp16.onnx"]
+    assert set(refused) == {"model.fp16.onnx", "model.fp16.openvino.xml"} and "not finite" in refused["model.fp16.onnx"]
+    assert refused["model.fp16.openvino.xml"] == "model.fp16.openvino.xml is made from model.fp16.onnx, which was refused"
     kept = {"model.fp32.onnx", "model.fp32.openvino.xml", "model.int8.onnx", "model.int8.openvino.xml"}
     assert {artifact.path for artifact in left} == set(measured.artifacts) == kept
     assert not [path.name for path in folder.iterdir() if "fp16" in path.name]
@@ -173,7 +175,9 @@ def test_what_openvino_cannot_do_here_is_told(package: Package, tmp_path: Path, 
     assert "pip install openvino" in error.value.hint
 
 
-def test_a_cascade_runs_in_float32_and_is_refused_in_eight_bits(preprocess: Preprocess, tmp_path: Path) -> None:
+def test_a_cascade_runs_in_float32_and_is_refused_in_eight_bits(
+    preprocess: Preprocess, toy_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     path, images = write_flat_cascade(tmp_path / "model.fp32.onnx"), raw_images(16)
     logits = OnnxRunner(path).everything(images)["logits_1"]
     between = float(np.sort(confidence_of(logits))[7:9].mean())
@@ -186,6 +190,6 @@ def test_a_cascade_runs_in_float32_and_is_refused_in_eight_bits(preprocess: Prep
     assert artifact.details["outputs"] == ["logits", "exit"]
     found = run_file_outputs(tmp_path, artifact, images, preprocess)
     assert found["exit"].tolist() == expected["exit"].tolist() and np.abs(found["logits"] - expected["logits"]).max() < 1e-4
-    with pytest.raises(GateFailed, match="eight bits behind a condition wrongly") as error:
-        FORMATS.get("openvino")().emit(job, "int8")
-    assert "model.int8.onnx is right" in error.value.hint
+    with pytest.raises(UsageError, match="eight bits behind a condition wrongly") as error:
+        Request(("openvino",), OPTIONS).check(toy_checkpoint, {Target("cascade"): tmp_path / "c"})
+    assert "right in onnxruntime" in error.value.hint

@@ -27,6 +27,8 @@ from kdzoo.tests.small_machines import (
     reseal,
     without,
 )
+from kdzoo.tests.small_packages import bundled
+from kdzoo.zoo.catalog import DEFAULT_ENTRY
 from kdzoo.zoo.files import write_json
 
 Harm = Callable[[Package], Package | None]
@@ -129,7 +131,7 @@ ENGINES = [
     row("gpu-capability", RTX, RUNS_NOT, "for compute capability 8.6; this GPU is 8.9 (RTX 4090)", f"{AGAIN} trt-rtx -c 8.9",
         gpus=(ADA,)),
     row("gpu-capability", RTX, RUNS_NOT, "this GPU is 9.0", f"pip install tensorrt && {AGAIN} tensorrt", gpus=(HOPPER,)),
-    row("gpu-capability", TRT, RUNS_NOT, "this GPU is 8.9", f"{AGAIN} tensorrt on this machine", gpus=(ADA,)),
+    row("gpu-capability", TRT, RUNS_NOT, "this GPU is 8.9", f"{AGAIN} tensorrt -o NEW on this machine", gpus=(ADA,)),
     row("gpu-capability", engine(capability=None), RUNS_NOT, "8.0 or newer; this GPU is 7.5", "-c 7.5", gpus=(Gpu("T4", "7.5"),)),
     row("", engine(capability=None), RUNS, "", "", gpus=(ADA,)),
     row("", engine("tensorrt", compatible=("hardware",)), RUNS, "", "", gpus=(HOPPER,)),
@@ -145,6 +147,9 @@ ENGINES = [
     row("not-its-sidecar", RTX, DAMAGED, "sha256 is", "again", harm=change(lambda old: old[:-1] + b"x", sealed=True)),
     row("not-its-sidecar", engine(name="other.engine", bytes=7), DAMAGED, "which is other.engine: length is 256", "again"),
     row("not-its-sidecar", RTX, DAMAGED, "no sidecar of an engine", "again", harm=change(lambda old: b"[]", ".json", sealed=True)),
+    row("not-its-sidecar", engine(runtime_version="1'; rm -r x; '"), DAMAGED, "it takes a version, digits and dots", "again"),
+    row("not-its-sidecar", engine(compatible=(5,)), DAMAGED, "compatible[0] cannot be 5", "again"),
+    row("not-its-sidecar", engine(header=None), DAMAGED, "header cannot be None", "again"),
     row("not-its-sidecar", engine(magic=b"\x7fELF"), DAMAGED, "no engine of TensorRT-RTX", "export it again"),
     row("sidecar-newer", RTX, RUNS_NOT, "has schema 99; this kdzoo reads up to", "pip install --upgrade kdzoo", harm=newer_sidecar),
 ]  # fmt: skip
@@ -238,6 +243,42 @@ def test_preflight_raises_what_the_doctor_says_of_an_engine(row: Row, tmp_path: 
         preflight(sidecar, file, machine)
     if verdict.state == RUNS_NOT:
         assert caught.value.what == verdict.obstacles[0].what
+        said = caught.value.hint, verdict.obstacles[0].hint.replace(" -p fp16", "")
+        assert said[0] == said[1], "the manifest beside the engine is read for the command"
+
+
+ADAS, UNKNOWN = replace(WHOLE, gpus=(ADA,)), "what it was cut from, sha256 000000000000"
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        ({}, f"kdzoo export RUN -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW (RUN: {UNKNOWN})"),
+        ({"given": "org/name@abc"}, "kdzoo export org/name@abc -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW"),
+        ({"given": "x; rm"}, "kdzoo export 'x; rm' -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW"),
+        ({"entry": True}, f"kdzoo export RUN -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW (RUN: {UNKNOWN})"),
+        ({"entry": True, "weights": True}, f"kdzoo export {DEFAULT_ENTRY} -b 3 -p fp16 -f trt-rtx -c 8.9 -o NEW"),
+    ],
+)
+def test_the_command_names_only_what_has_the_weights(source: dict[str, Any], command: str, tmp_path: Path) -> None:
+    package = package_with(tmp_path / "p", RTX)
+    document = package.document
+    document["source"] = {"weights_sha256": "0" * 64, "epochs": 1, **source}
+    if document["source"].pop("entry", None):
+        document["entry"] = DEFAULT_ENTRY
+    if document["source"].pop("weights", None):
+        document["source"]["weights_sha256"] = bundled().manifest.files["model.safetensors"]["sha256"]
+    (obstacle,) = judge(Package(package.folder, document), ADAS)[0].obstacles
+    assert obstacle.hint == command
+
+
+def test_an_engine_alone_is_told_of_in_words(tmp_path: Path) -> None:
+    package = package_with(tmp_path / "p", RTX)
+    (package.folder / "manifest.json").unlink()
+    path = package.folder / "model.fp16.trt-rtx.engine"
+    with pytest.raises(EnvironmentProblem) as caught:
+        preflight(package.folder / f"{path.name}.json", path, ADAS)
+    assert caught.value.hint.endswith("-o NEW (RUN and BRANCH: what it was cut from)")
 
 
 def test_the_matrix_is_as_wide_as_it_claims() -> None:

@@ -131,7 +131,8 @@ def test_a_checkpoint_is_found_by_its_weights_among_runs_or_as_it_was_given(
 def with_artifacts(record: Recorded, *rows: tuple[str, str, str, str, str | None]) -> Recorded:
     """The record with more artifacts: path, format, precision, runtime, capability."""
     keys = ("path", "format", "precision", "runtime", "compute_capability")
-    more = [{**dict(zip(keys, row, strict=True)), "sha256": "0" * 64, "details": {}} for row in rows]
+    further = {"sha256": "0" * 64, "companions": [], "reproducible": True, "grid": None}
+    more = [{**dict(zip(keys, row, strict=True)), **further} for row in rows]
     files = {row["path"]: {"sha256": row["sha256"], "bytes": 1} for row in more}
     return replace(record, artifacts=[*record.artifacts, *more], files={**record.files, **files})
 
@@ -170,7 +171,7 @@ def test_nothing_made_is_not_called_the_same(record: Recorded, toy_checkpoint: C
 
 def test_the_choice_that_was_measured_is_not_measured_again(record: Recorded) -> None:
     int8 = with_artifacts(record, ("model.int8.onnx", "onnx", "int8", "onnxruntime", None))
-    int8.artifacts[-1]["details"]["grid"] = "signed"
+    int8.artifacts[-1]["grid"] = "signed"
     request = int8.request(("onnx",), ("int8",), None)
     assert request.options.int8_grid == "signed" and request.options.batch.sizes == (1, 8, 64)
     assert request.gates.max_drop == record.gates["max_drop"]
@@ -200,6 +201,19 @@ def test_a_checkpoint_is_not_something_that_can_be_compared(toy_checkpoint: Chec
     with pytest.raises(UsageError, match="has no recorded export") as caught:
         records_of(str(toy_checkpoint.folder), print)
     assert "kdzoo export" in caught.value.hint
+
+
+def test_a_part_of_the_export_that_was_not_made_is_counted_and_not_called_the_same(
+    package_copy: Package, toy_checkpoint: Checkpoint, call: Call, quick: None
+) -> None:
+    int8 = {**package_copy.document["artifacts"][0], "path": "model.int8.onnx", "precision": "int8"}
+    shutil.copyfile(package_copy.folder / "model.fp32.onnx", package_copy.folder / "model.int8.onnx")
+    change(package_copy, artifacts=[*package_copy.document["artifacts"], int8])
+    words = ("reproduce", package_copy.folder, "--source", toy_checkpoint.folder)
+    document = json.loads(call(*words, "--json")[0])
+    assert (document["same"], document["not_made"], document["problem"]) == (False, 1, None)
+    lines = len(document["exports"][0]["lines"])
+    assert f"1 of {lines} were not made: {NEEDS_DATA}" in call(*words)[0].splitlines()
 
 
 @pytest.mark.usefixtures("quick")

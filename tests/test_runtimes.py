@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +18,13 @@ import torch
 
 from kdzoo.errors import EnvironmentProblem, GateFailed, IntegrityError, UnknownName, UsageError
 from kdzoo.export import threads
-from kdzoo.export.package import Artifact, Package
-from kdzoo.export.runtime import RUNTIMES, runtime_for
+from kdzoo.export.package import PULLED, WEIGHTS, Artifact, Package
+from kdzoo.export.runtime import RUNTIMES, RanOn, Session, runtime_for
 from kdzoo.export.runtimes import onnxruntime as onnx_runtimes
+from kdzoo.export.runtimes import parts as parts_runtime
 from kdzoo.export.runtimes.torch import student_of
+from kdzoo.export.trials import Choice, find_trials
+from kdzoo.zoo.files import write_json
 
 CUDA = "CUDAExecutionProvider"
 
@@ -178,6 +181,51 @@ def test_a_runtime_says_which_files_it_never_runs(name: str, changes: dict[str, 
 def test_torch_runs_no_cascade(package: Package) -> None:
     with pytest.raises(UsageError, match="computes every exit"):
         student_of(replace(package, document={**package.document, "target": "cascade"}))
+
+
+def test_a_student_that_was_not_pulled_is_told_with_the_command(package_copy: Package) -> None:
+    (package_copy.folder / WEIGHTS).unlink()
+    facts = {"schema_version": 1, "repository": "org/toys", "commit": "c0ffee", "files": ["model.fp32.onnx", "config.json"]}
+    write_json(package_copy.folder / PULLED, facts)
+    with pytest.raises(UsageError, match=r"torch runs none of these files: the student of .* was not pulled") as error:
+        find_trials([package_copy], Choice(runtimes=("torch",)))
+    assert error.value.hint == "kdzoo pull org/toys@c0ffee -b 1 --format safetensors"
+
+
+class Counted(Session):
+    """A part that is open until it is closed."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log, self.ran_on, self.inputs = log, RanOn("counted", "1", "nowhere", 1), ("image",)
+
+    def everything(self, inputs: Any) -> Any:
+        raise AssertionError("not run")
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+
+@pytest.mark.parametrize(("good", "closed"), [(3, 0), (2, 2)])
+def test_a_part_that_does_not_open_closes_those_before_it(
+    good: int, closed: int, file: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    def opens(folder: Path, part: Artifact, threads: int | None, *, in_turns: bool) -> Session:
+        if part.path == f"part{good}":
+            raise EnvironmentProblem("no memory is left")
+        return Counted(log)
+
+    monkeypatch.setattr(parts_runtime, "runtime_for", lambda part: (SimpleNamespace(open=opens), ""))
+    described = [{**asdict(file), "path": f"part{n}"} for n in range(3)]
+    cascade = replace(file, format="parts", details={"parts": described, "thresholds": [0.5, 0.5]})
+    runtime = RUNTIMES.get("parts")()
+    if good == 3:
+        runtime.open(Path(), cascade)
+    else:
+        with pytest.raises(EnvironmentProblem, match="no memory is left"):
+            runtime.open(Path(), cascade)
+    assert log == ["closed"] * closed
 
 
 def test_a_damaged_file_is_refused_before_an_engine_is_loaded(package: Package, file: Artifact) -> None:

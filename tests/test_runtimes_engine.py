@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ class Memory:
         self.buffers: dict[int, bytearray] = {}
         self.freed: list[int] = []
         self.waited = self.closed = False
+        self.pending: list[tuple[int, weakref.ref[Any]]] = []
 
     def enter(self) -> None:
         assert not self.closed
@@ -42,13 +44,23 @@ class Memory:
 
     def upload(self, pointer: int, array: np.ndarray[Any, Any]) -> None:
         assert array.flags["C_CONTIGUOUS"] and len(self.buffers[pointer]) >= array.nbytes
-        self.buffers[pointer][: array.nbytes] = array.tobytes()
+        self.pending.append((pointer, weakref.ref(array)))
+        self.waited = False
+
+    def copy(self) -> None:
+        """What is queued reads its array now, not before."""
+        for pointer, reference in self.pending:
+            array = reference()
+            assert array is not None, "the array was given back before it was copied"
+            self.buffers[pointer][: array.nbytes] = array.tobytes()
+        self.pending.clear()
 
     def download(self, array: np.ndarray[Any, Any], pointer: int) -> None:
         array[...] = np.frombuffer(self.buffers[pointer][: array.nbytes], array.dtype).reshape(array.shape)
         self.waited = False
 
     def wait(self) -> None:
+        self.copy()
         self.waited = True
 
     def close(self) -> None:
@@ -88,6 +100,7 @@ class Engine:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self.memory.stream
+        self.memory.copy()
         image = np.frombuffer(self.memory.buffers[self.addresses["image"]], np.uint8)[: 12 * self.shape[0]].reshape(self.shape)
         logits, count = image.mean((1, 2)).astype(np.float32).tobytes(), np.array([len(image)], np.int32).tobytes()
         for name, values in (("logits", logits), ("count", count)):
@@ -112,8 +125,9 @@ def tensorrt(engine: Engine | None) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=load)
 
     return SimpleNamespace(
-        ILogger=Logger, Runtime=deserialize, nptype=np.dtype, TensorIOMode=SimpleNamespace(INPUT="in"), __version__="11.5"
-    )
+        ILogger=Logger, Runtime=deserialize, nptype=np.dtype, TensorIOMode=SimpleNamespace(INPUT="in"), __version__="11.5",
+        DataType=SimpleNamespace(BF16="bfloat16"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -143,6 +157,8 @@ def test_what_an_engine_cannot_do_is_told_in_its_own_words(path: Path) -> None:
     memory = Memory()
     with pytest.raises(EnvironmentProblem, match=r"model\.engine cannot be loaded: magic tag does not match$"):
         EngineSession(path, "tensorrt", tensorrt(None), memory)  # type: ignore[arg-type]
+    assert memory.closed, "the context and the stream are kept"
+    memory = Memory()
     engine = Engine(memory)
     session = EngineSession(path, "tensorrt", tensorrt(engine), memory)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no image of shape \(5, 2, 2, 3\)"):
@@ -150,6 +166,43 @@ def test_what_an_engine_cannot_do_is_told_in_its_own_words(path: Path) -> None:
     engine.fails = True
     with pytest.raises(EnvironmentProblem, match="the engine did not run"):
         session(np.zeros((1, 2, 2, 3), np.uint8))
+    assert memory.waited, "the copies that are queued have lost their arrays"
+
+
+class Later(Engine):
+    """A later part of a cascade in bfloat16: adds one bit to `features`, once for each image."""
+
+    def get_tensor_name(self, number: int) -> str:
+        return ("image", "features", "more")[number]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "uint8" if name == "image" else "bfloat16"
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "out" if name == "more" else "in"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (4,) if name == "more" else (-1,)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.memory.copy()
+        image, features = (self.memory.buffers[self.addresses[name]] for name in ("image", "features"))
+        self.memory.buffers[self.addresses["more"]][:8] = (np.frombuffer(features, np.uint16)[:4] + image[0]).tobytes()
+        return True
+
+
+def test_several_inputs_are_kept_until_they_are_copied_and_bfloat16_goes_as_its_bits(path: Path) -> None:
+    memory = Memory()
+    session = EngineSession(path, "tensorrt", tensorrt(Later(memory)), memory)  # type: ignore[arg-type]
+    features = np.array([0x3F80, 0x4000, 0xBF80, 0x7F80], np.uint16)
+    # The arrays do not lie in one piece: copies are made of both.
+    given = {"image": np.array([[1, 9], [2, 9]], np.uint8)[:, 0], "features": np.repeat(features, 2)[::2]}
+    assert session.everything(given)["more"].tolist() == [0x3F81, 0x4001, 0xBF81, 0x7F81]
+    with pytest.raises(UsageError, match=r"bits of features in bfloat16, as uint16, not float32"):
+        session.everything({**given, "features": np.zeros(4, np.float32)})
 
 
 class Driver:
@@ -183,6 +236,10 @@ def test_the_driver_is_asked_for_memory_and_its_errors_are_named(monkeypatch: py
     with pytest.raises(EnvironmentProblem, match="cuMemAlloc_v2: error 2, CUDA_ERROR_OUT_OF_MEMORY") as error:
         gpu.allocate(100)
     assert "nvidia-smi" in error.value.hint
+    driver.fails = "cuStreamCreate"
+    with pytest.raises(EnvironmentProblem, match="cuStreamCreate"):
+        cuda.Cuda()
+    assert driver.calls[-1] == "cuDevicePrimaryCtxRelease_v2"
 
     def absent(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
@@ -197,7 +254,8 @@ def test_the_names_that_are_used_are_those_of_the_installed_package() -> None:
     import tensorrt_rtx as trt
 
     for owner, used in {
-        trt: ["ILogger", "Runtime", "TensorIOMode", "nptype", "__version__"],
+        trt: ["DataType", "ILogger", "Runtime", "TensorIOMode", "nptype", "__version__"],
+        trt.DataType: ["BF16"],
         trt.Runtime: ["deserialize_cuda_engine"],
         trt.ICudaEngine: [name for name in dir(Engine) if name.startswith(("get_", "num_", "create_"))],
         trt.IExecutionContext: ["set_input_shape", "set_tensor_address", "get_tensor_shape", "execute_async_v3"],

@@ -11,6 +11,8 @@ import pytest
 from kdzoo.errors import EnvironmentProblem, IntegrityError
 from kdzoo.export.package import Package
 from kdzoo.export.sbom import sbom
+from kdzoo.zoo.catalog import DEFAULT_ENTRY
+from kdzoo.zoo.checkpoint import describe_files
 from kdzoo.zoo.files import sha256, to_json
 
 pytest.importorskip("cyclonedx", reason="it needs the extra supply-chain: pip install -e '.[supply-chain]'")
@@ -56,7 +58,7 @@ def test_the_graph_says_what_runs_a_file_and_the_rest_of_the_toolchain_is_exclud
 def test_the_model_card_repeats_what_was_measured(package_copy: Package) -> None:
     component = sbom(package_copy)["metadata"]["component"]
     card, metrics = component["modelCard"], package_copy.metrics
-    assert component["type"] == "machine-learning-model" and component["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    assert component["type"] == "machine-learning-model"
     assert card["modelParameters"]["datasets"][0]["name"] == "toy"
     rows = {
         (row["type"], row.get("slice", "").partition(",")[0]): row["value"]
@@ -66,6 +68,43 @@ def test_the_model_card_repeats_what_was_measured(package_copy: Package) -> None
     top1 = metrics["artifacts"]["model.fp32.onnx"]["accuracy"]["top1"]
     assert rows["top-1 accuracy in percent", "model.fp32.onnx"] == f"{top1:.2f}"
     assert rows["top-1 accuracy in percent", "checkpoint"] == "77.70"
+
+
+def test_only_what_was_made_of_our_weights_has_our_license(package_copy: Package) -> None:
+    assert "licenses" not in sbom(package_copy)["metadata"]["component"]
+    ours = {**package_copy.document, "source": {**package_copy.document["source"], "given": DEFAULT_ENTRY}}
+    found = sbom(Package(package_copy.folder, ours))["metadata"]["component"]["licenses"]
+    assert found == [{"license": {"id": "Apache-2.0"}}]
+
+
+def test_the_parts_of_a_cascade_need_their_runtime_and_their_list_needs_them(package_copy: Package) -> None:
+    folder, whole = package_copy.folder, package_copy.document["artifacts"][0]
+    engine = {**whole, "format": "trt-rtx", "runtime": "tensorrt_rtx", "runtime_version": "1.6.0", "compute_capability": "8.6"}
+    parts = []
+    for number in (1, 2):
+        name = f"model.fp32.part{number}.sm86.trt-rtx.engine"
+        (folder / name).write_bytes(b"engine")
+        (folder / f"{name}.json").write_text("{}")
+        parts.append({**engine, "path": name, "details": {"sidecar": f"{name}.json"}})
+    listed = {**engine, "path": "model.fp32.sm86.trt-rtx.parts.json", "format": "parts", "details": {"parts": parts}}
+    for name in ("cascade_driver.py", listed["path"]):
+        (folder / name).write_text("")
+    document = {**package_copy.document, "artifacts": [whole, listed], "files": describe_files(folder)}
+    found = sbom(Package(folder, document))
+    graph = {row["ref"]: set(row.get("dependsOn", [])) for row in found["dependencies"]}
+    runtime = "pkg:pypi/tensorrt-rtx@1.6.0"
+    for part in parts:
+        assert graph[f"file:{part['path']}"] == {runtime, f"file:{part['path']}.json"}
+    files = [name for part in parts for name in (part["path"], f"{part['path']}.json")]
+    assert graph[f"file:{listed['path']}"] == {runtime, "file:cascade_driver.py", *(f"file:{name}" for name in files)}
+    del document["files"][parts[1]["path"]]
+    with pytest.raises(IntegrityError, match=r"part2.* without its sha256"):
+        sbom(Package(folder, document))
+
+
+def test_a_manifest_of_another_shape_is_no_crash(package_copy: Package) -> None:
+    with pytest.raises(IntegrityError, match="provenance"):
+        sbom(Package(package_copy.folder, {**package_copy.document, "provenance": {}}))
 
 
 def test_a_package_with_a_changed_file_gets_none(package_copy: Package) -> None:

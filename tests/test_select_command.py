@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import kdzoo
 from kdzoo.cli import main
+from kdzoo.errors import UnknownName
 from kdzoo.export.package import Package
 from kdzoo.zoo.catalog import DEFAULT_ENTRY, entries
 from kdzoo.zoo.files import read_json, sha256, write_json
@@ -92,6 +94,8 @@ def test_batch_and_percentile_choose_the_latency(family: Path, call: Call) -> No
     for percentile in ("p50", "p90", "p99"):
         found = answer(call, family / "1", "--batch", 64, "--percentile", percentile, "--max-latency", "99s")
         assert found["best"][0]["latency_ms"] == largest[f"{percentile}_ms"]
+    with pytest.raises(UnknownName, match="unknown percentile 'p95'"):
+        kdzoo.select(str(family), percentile="p95")
 
 
 def test_a_batch_without_measurement_is_left_out_and_one_that_no_file_takes_is_told(
@@ -100,6 +104,10 @@ def test_a_batch_without_measurement_is_left_out_and_one_that_no_file_takes_is_t
     code, said = refused(call, capfd, family / "1", "--batch", 5, "--max-latency", "1s")
     assert code == 7 and "none of 1 can be held against --max-latency 1s; 1 left out, no latency: " in said
     assert "measured at a batch of 1, 8, 64, not of 5" in said
+    manifest, metrics = (read_json(family / "1" / name) for name in ("manifest.json", "metrics.json"))
+    del metrics["artifacts"]["model.fp32.onnx"]["latency"]  # as of a graph that an engine is built from
+    rewrite(family / "1", manifest, metrics)
+    assert "no latency: made for TensorRT, not timed here" in refused(call, capfd, family / "1", "--max-latency", "1s")[1]
     code, said = refused(call, capfd, family, "--batch", 65)
     assert code == 7 and "none of 3 takes a batch of 65. Known: 1:64." in said
 

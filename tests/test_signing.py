@@ -84,8 +84,9 @@ def test_another_key_is_refused_and_the_words_say_so(signed: Package, keys: Path
 
 def test_a_package_without_a_signature_is_refused_where_one_is_asked_for(package_copy: Package, keys: Path, call: Call) -> None:
     assert exit_code(call, "verify", package_copy.folder, "--public-key", keys / "mine.pub") == 6
-    with pytest.raises(IntegrityError, match=r"is not signed: there is no model\.sig"):
+    with pytest.raises(IntegrityError, match=r"is not signed: there is no model\.sig") as caught:
         verify_signature(package_copy, public_key=keys / "mine.pub")
+    assert "ask who published it" in caught.value.hint, "who asks for a signature is not the one to sign"
     assert json.loads(call("verify", package_copy.folder, "--json")[0])["signature"] is None
 
 
@@ -94,6 +95,7 @@ def test_a_changed_file_is_seen_though_the_signature_is_of_the_manifest(signed: 
     content = bytearray((signed.folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (signed.folder / name).write_bytes(content)
+    (signed.folder / PULLED).write_text('{"schema_version": 1, "files": []}')  # what nobody signs excuses nothing
     assert exit_code(call, "verify", signed.folder, "--public-key", keys / "mine.pub") == 6
 
 
@@ -145,9 +147,12 @@ def test_keys_that_cannot_be_used_are_usage_errors_with_the_line_that_makes_one(
 
 def test_what_is_broken_or_not_whole_is_not_signed(package_copy: Package, keys: Path) -> None:
     (package_copy.folder / PULLED).write_text('{"schema_version": 1, "files": ["labels.txt"]}')
+    onnx = package_copy.folder / "model.fp32.onnx"
+    onnx.rename(package_copy.folder.parent / "elsewhere")
     with pytest.raises(UsageError, match="pulled in part"):
         sign(package_copy, keys / "mine.pem")
     (package_copy.folder / PULLED).unlink()
+    (package_copy.folder.parent / "elsewhere").rename(onnx)
     (package_copy.folder / "labels.txt").write_text("other")
     with pytest.raises(IntegrityError, match=r"labels\.txt"):
         sign(package_copy, keys / "mine.pem")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import GateFailed
-from kdzoo.export.thresholds import NEVER, Answers, confidence_of, exits_of, find_thresholds, judge, path, share_of, so_far
+from kdzoo.export.thresholds import Answers, confidence_of, exits_of, find_thresholds, judge, path, share_of, so_far
+from kdzoo.tests.small_cascade import NEVER
 
 MACS = np.array([30.0, 60.0, 100.0])
 

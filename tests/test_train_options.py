@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -241,36 +237,6 @@ def test_cuda_graphs_without_a_gpu_are_refused_before_anything_is_written(npz: P
     with pytest.raises(EnvironmentProblem, match="cuda_graphs needs a CUDA GPU"):
         train(small(cuda_graphs=True), npz, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-# In a process of its own: this one checks shapes in every call, which torch.compile cannot look through.
-COMPILED = """
-import torch
-import torch._inductor.compile_fx as inductor
-from torch._dynamo.utils import counters
-from kdzoo.tests.test_train_options import start, step
-
-torch.set_num_threads(1)
-plain, fast = start(), start(compile=True)
-for _ in range(2):
-    (parts, gradients), (fast_parts, fast_gradients) = step(plain), step(fast)
-    torch.testing.assert_close(fast_parts, parts, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(fast_gradients, gradients, rtol=1e-4, atol=1e-6)
-assert fast.network.state_dict().keys() == plain.network.state_dict().keys(), "it would be saved under other names"
-
-inductor.compile_fx = lambda graph, inputs, **_: graph.forward  # from here on graphs are counted, not compiled
-for size in (6, 8):
-    step(fast, size)
-assert not counters["graph_break"], counters
-assert counters["stats"]["unique_graphs"] == 3, "one graph for several sizes of batches: resumed runs would not be exact"
-"""
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a processor needs a C++ compiler")
-def test_a_compiled_step_is_that_of_the_plain_network() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    ended = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 @pytest.mark.gpu

@@ -69,9 +69,24 @@ def test_an_output_that_is_worse_than_stated_fails(package_of: Callable[[str], P
 
     worse, same = {**stated, "top1": 70.0}, dict(stated)
     here = Stated(package.folder, package.document)
-    verify.check_stated(here, artifact, {"accuracy": same, "output_accuracy": {"logits_2": same}})
+    assert verify.check_stated(here, artifact, {"accuracy": same, "output_accuracy": {"logits_2": same}}) == {}
     with pytest.raises(GateFailed, match=r"output logits_2, has top-1 70\.00 %"):
         verify.check_stated(here, artifact, {"accuracy": same, "output_accuracy": {"logits_2": worse}})
+
+
+def test_accuracy_over_other_images_is_not_compared_and_that_is_told(
+    package_copy: Package, toys_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = read_json(package_copy.folder / "metrics.json")
+    row = metrics["artifacts"][ONNX]["accuracy"]
+    row["n"] = 1234
+    write_json(package_copy.folder / "metrics.json", metrics)
+    card = package_copy.folder / "README.md"
+    card.write_text(card.read_text().replace("images: 45", "images: 1234"))
+    package = reseal(package_copy)
+    assert verify_package(package, toys_npz)["artifacts"][ONNX]["not_compared"] == "stated over 1,234 images"
+    main(["verify", str(package.folder), "--data", str(toys_npz)])
+    assert "accuracy not compared: stated over 1,234 images" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -137,8 +152,9 @@ def test_logits_that_are_no_numbers_fail(cascade: Callable[..., dict[str, Any]])
     def change(outputs: Outputs) -> None:
         outputs["logits"][0, 0] = np.nan
 
-    with pytest.raises(GateFailed, match="1 are NaN"):
-        cascade(change)
+    for own in (False, True):
+        with pytest.raises(GateFailed, match="1 are NaN"):
+            cascade(change, own)
 
 
 def test_a_package_that_was_pulled_in_part_is_verified_in_part(package_copy: Package) -> None:

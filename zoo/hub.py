@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .reference import Reference
 
 AGAIN = "run it again in a few minutes; what is here already is not fetched again"
+MOST_UNNAMED = 1 << 24  # bytes of a file whose size no manifest tells: the manifest itself, and a signature
 TOKEN = "hf auth login, or HF_TOKEN, or --token"
 
 
@@ -57,7 +58,7 @@ class HubRevision:
         if not offline and not (known and constants.REGEX_COMMIT_OID.fullmatch(revision)):  # a commit does not change
             try:
                 with hub_errors(reference.repo_id, revision):
-                    path = download(reference.repo_id, MANIFEST, revision, token)
+                    path = download(reference.repo_id, MANIFEST, revision, token, None)
             except Unreachable as error:
                 if known is None:
                     raise
@@ -82,7 +83,7 @@ class HubRevision:
                 raise HubError(
                     f"{name} of {self.repo_id} is not in the cache, and offline nothing is fetched", hint="once without --offline"
                 )
-            path = path or download(self.repo_id, name, self.commit, self.token)
+            path = path or download(self.repo_id, name, self.commit, self.token, expected["bytes"] if expected else None)
         try:
             if expected is not None:
                 check_file(path, expected)
@@ -101,7 +102,9 @@ class HubRevision:
             return Path(known) if isinstance(known, str) else None
         with suppress(Unreachable), hub_errors(self.repo_id, self.commit):
             try:
-                return Path(hf_hub_download(self.repo_id, name, revision=self.commit, token=self.token))
+                # This alone notes in the cache that there is none.
+                hf_hub_download(self.repo_id, name, revision=self.commit, token=self.token, dry_run=True)
+                return download(self.repo_id, name, self.commit, self.token, None)
             except EntryNotFoundError:
                 return None
         return None
@@ -128,11 +131,13 @@ def cached(repo_id: str, name: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download(repo_id: str, name: str, revision: str, token: str | None) -> Path:
+def download(repo_id: str, name: str, revision: str, token: str | None, expected: int | None) -> Path:
     """Bring a file into the standard cache and give its place in the snapshot.
 
     What huggingface_hub has fetched of a file is lost when the process ends, and of the last 10 MB when the connection does. Here
     every byte is kept in `<blob>.incomplete`, and becomes the blob once all are what the server said they are.
+
+    A file that has not the `expected` bytes, or is far too large for one that nobody has told of, is refused before it comes.
     """
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
@@ -140,6 +145,9 @@ def download(repo_id: str, name: str, revision: str, token: str | None) -> Path:
 
     url, cache = hf_hub_url(repo_id, name, revision=revision), Path(constants.HF_HUB_CACHE)
     etag, size = described(url, token)
+    if size is not None and (size > MOST_UNNAMED if expected is None else size != expected):
+        raise too_large(repo_id, name, size, MOST_UNNAMED) if expected is None else damaged(repo_id, name)
+    most = next(known for known in (size, expected, MOST_UNNAMED) if known is not None)
     repository = repo_folder_name(repo_id=repo_id, repo_type="model")
     blob, lock = cache / repository / "blobs" / etag, cache / ".locks" / repository / f"{etag}.lock"
     for folder in (blob.parent, lock.parent):
@@ -149,7 +157,10 @@ def download(repo_id: str, name: str, revision: str, token: str | None) -> Path:
             part = blob.with_name(f"{etag}.incomplete")
             if size is not None and part.exists() and part.stat().st_size > size:
                 part.unlink()
-            fetch_rest(part, url, size, name, token)
+            fetch_rest(part, url, size, name, token, most)
+            if part.stat().st_size > most:
+                part.unlink()
+                raise too_large(repo_id, name, most + 1, most)
             if digest(part, etag) != etag:
                 part.unlink()
                 raise damaged(repo_id, name)
@@ -158,8 +169,9 @@ def download(repo_id: str, name: str, revision: str, token: str | None) -> Path:
     return Path(hf_hub_download(repo_id, name, revision=revision, token=token))
 
 
-def fetch_rest(part: Path, url: str, size: int | None, name: str, token: str | None) -> None:
-    """Append to `part` what it lacks; where the connection ends, ask again as long as that brings something."""
+def fetch_rest(part: Path, url: str, size: int | None, name: str, token: str | None, most: int) -> None:
+    """Append to `part` what it lacks; where the connection ends, ask again as long as that brings something. What comes beyond
+    `most` bytes is not waited for."""
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, tqdm  # type: ignore[attr-defined]
 
@@ -179,6 +191,8 @@ def fetch_rest(part: Path, url: str, size: int | None, name: str, token: str | N
                     for chunk in response.iter_bytes():
                         file.write(chunk)
                         bar.update(len(chunk))
+                        if file.tell() > most:
+                            return
                 return
             except http_error as error:
                 if isinstance(error, errors.HfHubHTTPError) or file.tell() <= start:
@@ -221,8 +235,15 @@ def forget(path: Path) -> None:
 
 def damaged(repo_id: str, name: str) -> IntegrityError:
     return IntegrityError(
-        f"{name} of {repo_id} is not the file that was announced (sha256); nothing of it was kept",
+        f"{name} of {repo_id} is not the file that was announced (size or sha256); nothing of it was kept",
         hint="fetch it again; if that does not help, it was changed after it was published: tell its owner",
+    )
+
+
+def too_large(repo_id: str, name: str, size: int, most: int) -> IntegrityError:
+    return IntegrityError(
+        f"{name} of {repo_id} has {size:,} bytes or more, and {most:,} at most were expected; nothing of it was kept",
+        hint="do not use it, and tell whoever published it",
     )
 
 

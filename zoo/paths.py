@@ -7,18 +7,24 @@ from typing import Any
 
 from ..errors import IntegrityError
 
-# Files that run code when they are loaded.
+# Files that run code when they are loaded, or imported.
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".npy")
+CODE = (".py", ".pyc", ".pyw", ".so", ".pyd", ".dll", ".dylib")
 OPENVINO_WEIGHTS = ".openvino.bin"  # bare numbers, whose places the .xml beside them names
+DRIVER = "cascade_driver.py"  # runs the parts of a cascade; `verify` holds it to the one of this kdzoo
 
 
 def check_name(name: object) -> str:
-    """Raises `IntegrityError` unless `name` is a plain relative path of a file that cannot hold a pickle."""
+    """Raises `IntegrityError` unless `name` is a plain relative path of a file that holds neither a pickle nor a program."""
     hint = "do not use it, and tell whoever published it"
-    plain = isinstance(name, str) and re.fullmatch(r"[^/\\:\x00-\x1f\x7f]+(/[^/\\:\x00-\x1f\x7f]+)*", name)
-    if not isinstance(name, str) or not plain or {".", "..", ".git"} & set(name.split("/")) or name.startswith("~"):
+    plain = isinstance(name, str) and bool(re.fullmatch(r"[^/\\:\x00-\x1f\x7f]+(/[^/\\:\x00-\x1f\x7f]+)*", name))
+    steps = name.split("/") if isinstance(name, str) else []
+    # Windows leaves blanks and dots at the end of a name out.
+    plain = plain and ".git" not in steps and not any(step.endswith((" ", ".")) for step in steps)
+    if not isinstance(name, str) or not plain or name.startswith("~"):
         raise IntegrityError(f"a manifest names the file {name!r}, which is not a plain path inside its folder", hint=hint)
-    if name.lower().endswith(PICKLES) and not name.endswith(OPENVINO_WEIGHTS):
+    suffixes = {f".{suffix}" for suffix in steps[-1].removesuffix(OPENVINO_WEIGHTS).lower().split(".")[1:]}
+    if suffixes & {*PICKLES, *CODE} and steps[-1] != DRIVER:
         raise IntegrityError(f"a manifest names the file {name!r}: such files can hold code, and kdzoo reads none", hint=hint)
     return name
 

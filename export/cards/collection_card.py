@@ -8,7 +8,7 @@ from typing import Any
 from ..package import Package
 from .figures import UNIT_RULE
 from .markdown import code, percent, table
-from .metadata import front_matter, metadata, results_of
+from .metadata import front_matter, license_of, metadata, results_of
 
 
 def collection_card(packages: Mapping[str, Package]) -> str:
@@ -23,8 +23,12 @@ def collection_card(packages: Mapping[str, Package]) -> str:
             if "accuracy" in found:
                 results += results_of(found["accuracy"], f"{target}/{path}")
     document = next(iter(packages.values())).document
+    head = metadata(
+        document["entry"], document["dataset"], (document["method"], document["backbone"]), results,
+        license=license_of(document["source"]),
+    )  # fmt: skip
     return "\n\n".join([
-        front_matter(metadata(document["entry"], document["dataset"], (document["method"], document["backbone"]), results)),
+        front_matter(head),
         f"# {document['entry']}",
         f"A {document['backbone']} trained with {document['method']} on {document['dataset']}, cut into {len(packages)} networks.",
         table(("target", "parameters", "multiply-adds", "top-1 in torch"), rows),

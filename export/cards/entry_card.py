@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ...zoo.checkpoint import WEIGHTS
 from ...zoo.manifest import Manifest
-from .evidence import origins
+from .evidence import commands, origins, where_images_lay
 from .figures import DBFSKD_RULE, UNIT_RULE
-from .markdown import code, in_order, percent, table
-from .metadata import front_matter, metadata, results_of
+from .markdown import code, counted, in_order, percent, table
+from .metadata import front_matter, license_of, metadata, results_of
 
 CURVE = "curve.png"
 EXPORTS = "exports.json"  # recorded exports, which `kdzoo reproduce` makes again
@@ -28,12 +29,14 @@ def entry_card(
         published: `published_figures` of these targets. beside: names of what lies in its folder (`curve.png`, `exports.json`).
     """
     recipe, some = manifest.recipe, next(iter(targets.values()))
-    schedule, length = recipe["schedule"], f"{manifest.epochs} epochs"
+    schedule, length = recipe["schedule"], counted(manifest.epochs, "epoch")
     if manifest.epochs < recipe["epochs"]:
-        length = f"**The run is not finished**: {manifest.epochs} of {recipe['epochs']} epochs"
+        length = f"**The run is not finished**: {manifest.epochs} of {counted(recipe['epochs'], 'epoch')}"
     results = [result for target in in_order(targets) for result in results_of(targets[target], target)]
+    license = license_of({"weights_sha256": manifest.files.get(WEIGHTS, {}).get("sha256")})
+    tags = (manifest.method, manifest.backbone)
     return "\n\n".join(filter(None, [
-        front_matter(metadata(manifest.entry, manifest.dataset, (manifest.method, manifest.backbone), results)),
+        front_matter(metadata(manifest.entry, manifest.dataset, tags, results, license=license)),
         f"# {manifest.entry}",
         f"{manifest.method} on {manifest.backbone}, {manifest.dataset}: one training run, {len(targets)} deployable targets. "
         f"Top-1 and top-5 are measured on the {some['n']:,} images of the {some['split']} split, with these very weights "
@@ -47,7 +50,7 @@ def entry_card(
         _distance(manifest, targets, published),
         "## Training",
         f"{length}, batch {recipe['batch_size']}, SGD with learning rate {recipe['optimizer']['lr']}, "
-        f"{schedule['kind']} schedule, {schedule['warmup_epochs']:g} epochs of warm-up, weight decay "
+        f"{schedule['kind']} schedule, {counted(schedule['warmup_epochs'], 'epoch')} of warm-up, weight decay "
         f"{recipe['optimizer']['weight_decay']}, seed {recipe['seed']}. "
         + (f"{recipe['holdout']:,} training images were held out. " if recipe.get("holdout") else "")
         + "`manifest.json` holds the whole recipe, `log.jsonl` every epoch.",
@@ -56,6 +59,7 @@ def entry_card(
         "The packages have cards of their own, with measured files, golden images, and programs in Python and C++.",
         "## Reproduce",
         code("sh", "\n".join(_recorded(manifest, beside))),
+        where_images_lay(manifest.provenance),
         origins(manifest.provenance),
         "## Limits",
         f"A closed set of {len(manifest.classes)} classes at {manifest.preprocess.width} x {manifest.preprocess.height} pixels, "
@@ -105,18 +109,20 @@ def _commands(manifest: Manifest) -> list[str]:
 
 
 def _recorded(manifest: Manifest, beside: Collection[str]) -> list[str]:
-    """The commands of the run, as they were typed, and those that measure it again."""
-    training = manifest.provenance
-    typed = [*(before["command"] for before in training.get("resumed", [])), training.get("command")]
+    """The commands of the run, and those that measure it again."""
     again = [f"kdzoo reproduce {manifest.entry}"] if EXPORTS in beside else []
-    return [*filter(None, typed), f"kdzoo eval {manifest.entry}", *again]
+    return [*commands(manifest.provenance), f"kdzoo eval {manifest.entry}", *again]
 
 
 def _distance(manifest: Manifest, targets: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]) -> str:
     figures, epochs = published.get("targets", {}), published.get("epochs")
     compared = [target for target in in_order(targets) if "top1" in figures.get(target, {})]
     if not compared:
-        longer = f" Its runs are {epochs} epochs long, this one {manifest.epochs}." if epochs and epochs != manifest.epochs else ""
+        longer = (
+            f" Its runs are {counted(epochs, 'epoch')} long, this one {manifest.epochs}."
+            if epochs and epochs != manifest.epochs
+            else ""
+        )
         return f"The paper publishes no figures for this entry.{longer}"
     target = compared[0]
     printed = figures[target]["top1"]
@@ -127,7 +133,7 @@ def _distance(manifest: Manifest, targets: Mapping[str, Mapping[str, Any]], publ
     )
     if epochs and manifest.epochs != epochs:
         text += (
-            f" This run is **{manifest.epochs} epochs long, the paper's {epochs}**: it shows the method at work, "
+            f" This run is **{counted(manifest.epochs, 'epoch')} long, the paper's {epochs}**: it shows the method at work, "
             "and does not reproduce the paper. `kdzoo train` with the recipe of this entry, unchanged, runs the paper's schedule."
         )
     return text

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..gates import SAME_EXIT
 from ..package import Artifact
+from ..parity import tolerance
 from .markdown import bullets, code, counted, percent
+
+LOCAL_DATA = re.compile(r"(--data[ =])('(?:[^']|'\"'\"')*'|\S+)")  # in a command, as shlex.join writes it
+FOLDER = "FOLDER"
 
 
 def how_measured(document: Mapping[str, Any], metrics: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str:
@@ -21,11 +27,10 @@ def how_measured(document: Mapping[str, Any], metrics: Mapping[str, Any], artifa
             f"Parity: the same {compared:,} images through the file and through torch in float32; the share of images with the "
             "same best class, and the largest difference between two logits."
         )
-    checks = sorted({m["checker"] for m in found.values() if "checker" in m})
-    batches = sorted({size for m in found.values() for size in m.get("batches_exercised", [])})
-    lines += [f"Graphs: {check}." for check in checks]
-    if batches:
-        lines.append(f"Batches: run in batches of {', '.join(map(str, batches))}, with the same logits in each.")
+    for check in dict.fromkeys(m["checker"] for m in found.values() if "checker" in m):
+        checked = [f"`{path}`" for path, m in found.items() if m.get("checker") == check]
+        lines.append(f"Checked before it was run ({check}): {', '.join(checked)}.")
+    lines += _batches(found, artifacts)
     if runtimes := _runtimes(found, artifacts):
         lines.append(f"Machine: {metrics['host']}. Runtimes: {runtimes}.")
     if timed := [row for m in found.values() for row in m.get("latency", [])]:
@@ -35,9 +40,29 @@ def how_measured(document: Mapping[str, Any], metrics: Mapping[str, Any], artifa
         drop, agreement = gates["max_drop"][precision], gates["min_agreement"][precision]
         lines.append(
             f"Gates of {precision}: at most {drop:g} points of top-1 below torch, the same best class on at least "
-            f"{100 * agreement:.2f} % of the images."
+            f"{100 * agreement:.2f} % of the images"
+            + (f", and at least {100 * SAME_EXIT[precision]:g} % leave where they do in torch." if document.get("cascade") else ".")
         )
     return bullets(lines)
+
+
+def _batches(found: Mapping[str, Mapping[str, Any]], artifacts: Sequence[Artifact]) -> list[str]:
+    """The sizes that the files were run in, and how far the logits of one run could be from those of another."""
+    held: dict[str, list[str]] = {}
+    for artifact in artifacts:
+        measured = found[artifact.path]
+        if sizes := measured.get("batches_exercised"):
+            allowed = tolerance(artifact.precision, measured["parity"]["largest_logit"])
+            held.setdefault(f"{', '.join(map(str, sizes))}, held to {allowed:.2g}", []).append(f"`{artifact.path}`")
+    if not held:
+        return []
+    which = "; ".join(f"{', '.join(paths)} in batches of {words}" for words, paths in held.items())
+    leaving = " Of a cascade, one image, or one of a hundred, may leave at another exit in another batch."
+    cascade = any("exits" in measured for measured in found.values())
+    return [
+        "Batches: no logit of a batch may be further than this from that of the whole run, as rounding depends on the batch: "
+        f"{which}.{leaving if cascade else ''}"
+    ]
 
 
 def _accuracy(reference: Mapping[str, Any] | None, trained: Mapping[str, Any] | None) -> str:
@@ -80,22 +105,41 @@ def _calls(rows: Sequence[Mapping[str, Any]]) -> str:
 def reproduce(document: Mapping[str, Any]) -> str:
     """The recorded commands, and all that they depended on."""
     provenance = document["provenance"]
-    training = provenance.get("training", {})
-    typed = [*(before["command"] for before in training.get("resumed", [])), training.get("command"), provenance["command"]]
-    commands = [*filter(None, typed), "kdzoo reproduce ."]
+    typed = "\n".join([*commands(provenance.get("training", {})), portable(provenance["command"]), "kdzoo reproduce ."])
     explained = "The commands as they were recorded; the last one exports again and compares files and figures with these."
-    return "\n\n".join([explained, code("sh", "\n".join(commands)), origins(provenance, document["source"])])
+    parts = [explained, code("sh", typed), where_images_lay(provenance), origins(provenance, document["source"])]
+    return "\n\n".join(filter(None, parts))
+
+
+def commands(training: Mapping[str, Any]) -> list[str]:
+    """Those of a run, one for every time that it was resumed; the length that was asked for first is not the one that it had."""
+    typed = []
+    for before in training.get("resumed", []):
+        step = f", step {before['step']}" if before["step"] else ""
+        typed.append(f"{portable(before['command'])}  # stopped after epoch {before['epoch']}{step}")
+    return [*typed, *([portable(training["command"])] if training.get("command") else [])]
+
+
+def where_images_lay(provenance: Mapping[str, Any]) -> str:
+    """What `FOLDER` is, where a recorded command has it; else ""."""
+    typed = [provenance.get("command") or "", *commands(provenance), *commands(provenance.get("training", {}))]
+    return f"`{FOLDER}` stands for the place of the images." if any(map(LOCAL_DATA.search, typed)) else ""
+
+
+def portable(command: str) -> str:
+    """A recorded command without the place where the images lay."""
+    return LOCAL_DATA.sub(rf"\g<1>{FOLDER}", command)
 
 
 def origins(provenance: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> str:
     """Weights, runs, commits and versions behind a package or, without `source`, an entry."""
     lines = [f"weights of the checkpoint: sha256 `{source['weights_sha256']}`"] if source else []
     training = provenance.get("training", provenance)
-    lines.append(f"trained by `{training.get('command', 'unknown')}` on {training.get('host', 'an unknown host')}")
+    lines.append(f"trained by `{portable(training.get('command', 'unknown'))}` on {training.get('host', 'an unknown host')}")
     for before in training.get("resumed", []):
         lines.append(
             f"resumed after epoch {before['epoch']} (step {before['step']}), having been started to last "
-            f"{before['num_epochs']} epochs by `{before['command']}`"
+            f"{counted(before['num_epochs'], 'epoch')} by `{portable(before['command'])}`"
         )
     if source and source.get("seed") is not None:
         lines.append(f"seed of the training: {source['seed']}")

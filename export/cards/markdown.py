@@ -24,10 +24,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 class`, `8 images`."""
+def counted(number: float, thing: str) -> str:
+    """`1 class`, `8 images`, `0.5 epochs`."""
     plural = thing if number == 1 else f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{number:,} {plural}"
+    return f"{int(number) if number == int(number) else number:,} {plural}"
 
 
 def in_order(targets: Iterable[str]) -> list[str]:

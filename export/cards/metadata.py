@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...zoo.catalog import CARDS
+from ...zoo.checkpoint import WEIGHTS
+from ...zoo.files import read_json
+from ...zoo.manifest import MANIFEST
 from ...zoo.reference import REPO_ID
 from ..package import Artifact
 
-LICENSE = "apache-2.0"
+LICENSE, UNKNOWN = "apache-2.0", "unknown"  # of the weights that come with kdzoo, and of any others: words of the Hub
 TASK = "image-classification"
 # By our name: id on the Hub, and what the split is called there that we call `test`.
 HUB_DATASETS = {
@@ -38,17 +42,19 @@ def metadata(
     dataset: str,
     tags: Iterable[str],
     results: Sequence[dict[str, Any]] = (),
+    *,
+    license: str = UNKNOWN,
     base: tuple[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """The fields of one card.
 
     Args:
-        results: metrics of `model_results`; none where nothing was measured.
+        results: metrics of `results_of`; none where nothing was measured. license: `license_of` what it was made from.
         base: repository on the Hub that this was made of, and how it relates to it, where there is a word for that.
     """
     hub = HUB_DATASETS.get(dataset)
     document: dict[str, Any] = {
-        "license": LICENSE,
+        "license": license,
         "library_name": "kdzoo",
         "pipeline_tag": TASK,
         "tags": list(dict.fromkeys(("knowledge-distillation", *tags))),
@@ -96,7 +102,20 @@ def package_metadata(document: Mapping[str, Any], metrics: Mapping[str, Any], ar
     narrow = [p for p in dict.fromkeys(a.precision for a in artifacts) if p in NARROW]
     tags = (document["method"], document["backbone"], f"target-{document['target']}", *formats, *narrow)
     name = f"{document['entry']}-{document['target']}"
-    return metadata(name, document["dataset"], tags, results, base_model(document, bool(narrow)))
+    base = base_model(document, bool(narrow))
+    return metadata(name, document["dataset"], tags, results, license=license_of(document["source"]), base=base)
+
+
+def license_of(source: Mapping[str, Any]) -> str:
+    """Of what was made from weights that come with kdzoo, ours; anybody else's weights are theirs, and nothing states a license.
+
+    `source` as in the manifest of a package: the entry that it was `given` as, or the sha256 of its weights.
+    """
+    bundled = {path.parent.name: path for path in CARDS.glob(f"*/{MANIFEST}")}
+    if source.get("given") in bundled:
+        return LICENSE
+    ours = (read_json(path)["files"][WEIGHTS]["sha256"] for path in bundled.values())
+    return LICENSE if source.get("weights_sha256") in ours else UNKNOWN
 
 
 def base_model(document: Mapping[str, Any], narrow: bool) -> tuple[str, str | None] | None:

@@ -1,6 +1,6 @@
 """The snippets of a package's card for C++ and TensorRT. Torch-free.
 
-`tests/test_card_cpp.py` compiles the C++ program and, where the library is at hand, runs it on a golden image.
+`tests/test_card_cpp.py` checks the syntax of the C++ program and, where the library is at hand, runs it on a golden image.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def cpp_section(artifact: Artifact, preprocess: Mapping[str, Any]) -> str:
         f"`{COMPILE}`, then `./classify picture.rgb` in this folder; `{convert}` (ImageMagick) makes such a file. "
         "`ONNXRUNTIME_CPP` is the unpacked C++ package of onnxruntime.",
         code("cpp", cpp(artifact, preprocess)),
-        "kdzoo's tests compile and run this program where that package is at hand, and check its syntax where it is not.",
+        "kdzoo's tests check the syntax of programs of this template, against declarations of what they call; they compile and run "
+        "them, on a golden image, where `ONNXRUNTIME_CPP` is set. This very text was not compiled when the card was written.",
     ])  # fmt: skip
 
 

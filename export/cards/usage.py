@@ -16,7 +16,8 @@ from .programs import GOLDEN_IMAGES, cpp_section, engine_section, normalising
 
 PROVED = 1e-4  # what float32 files are held to where they kept it when they were measured
 # Verbs that take the folder; a server's line belongs here as soon as there is one.
-COMMANDS = ("kdzoo verify .", "kdzoo predict . picture.jpg", "kdzoo bench .", "kdzoo pull ORG/NAME  # once it is published")
+COMMANDS = ("kdzoo verify .", "kdzoo bench .", "kdzoo pull ORG/NAME  # once it is published")
+PREDICT = "kdzoo predict . picture.jpg"  # runs an ONNX file
 
 CLASSIFY = """
 import json
@@ -119,7 +120,8 @@ def usage(artifacts: Sequence[Artifact], metrics: Mapping[str, Any], preprocess:
         parts += ["### Python, exit by exit", code("python", run_parts(parts_file, preprocess))]
     if openvino := next((a for a in artifacts if a.format == "openvino"), None):
         parts += ["### Python, OpenVINO", code("python", run_openvino(openvino, preprocess))]
-    parts += ["### TensorRT", engine_section(artifacts, preprocess), "### Command line", code("sh", "\n".join(COMMANDS))]
+    verbs = [*([PREDICT] if runnable else []), *COMMANDS]
+    parts += ["### TensorRT", engine_section(artifacts, preprocess), "### Command line", code("sh", "\n".join(verbs))]
     return "\n\n".join(filter(None, parts))
 
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from itertools import count
 
-from ...errors import GateFailed
+from ...errors import UsageError
 from ...zoo.files import write_bytes
 from ..engine_sidecar import missing_package
 from ..format import FORMATS, ExportOptions, Format, Job
@@ -30,12 +30,15 @@ class OpenVINO(Format):
         if find_spec("openvino") is None:
             raise missing_package("openvino")
 
+    def check_target(self, word: str | None, options: ExportOptions) -> None:
+        if word == "cascade" and "int8" in options.precisions:
+            raise UsageError(f"{NO_INT8_CASCADE}, and this is a cascade", hint="--format onnx: it is right in onnxruntime")
+
     def emit(self, job: Job, precision: str) -> list[Artifact]:
         import openvino
 
         source = onnx_name(precision)
-        if job.thresholds is not None and precision == "int8":
-            raise GateFailed(f"{NO_INT8_CASCADE}, and this is a cascade", hint=f"--format onnx: {source} is right, in onnxruntime")
+        assert job.thresholds is None or precision != "int8", "refused in check_target"
         made, path = job.scratch / f"{precision}.xml", job.folder / f"model.{precision}.openvino.xml"
         # Not `openvino.convert_model`: it reports home.
         openvino.save_model(openvino.Core().read_model(job.folder / source), made, compress_to_fp16=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ...zoo.files import sha256, write_bytes, write_json
+from ...zoo.paths import DRIVER
 from ..format import FORMATS, ExportOptions, Format, Job
 from ..package import Artifact
 from .onnx import flat_graph, onnx_artifact, onnx_name
@@ -16,7 +17,6 @@ from .onnx import flat_graph, onnx_artifact, onnx_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DRIVER = "cascade_driver.py"
 SCHEMA = 1
 
 
@@ -31,7 +31,7 @@ class Parts(Format):
                 hint="--batch 1:8:64, or --batch 1",
             )
 
-    def check_target(self, word: str | None) -> None:
+    def check_target(self, word: str | None, options: ExportOptions) -> None:
         if word != "cascade":
             raise UsageError("only a cascade has parts", hint="--branch cascade, or --format onnx")
 

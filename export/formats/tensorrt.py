@@ -6,7 +6,7 @@ from ..engine import emit_engine
 from ..engine_sidecar import gpu_compute_capability, installed_version
 from ..format import FORMATS, ExportOptions, Format, Job
 from ..package import Artifact
-from ..tensorrt_build import own_gpu, parse_capability
+from ..tensorrt_build import capability_name, own_gpu
 from .tensorrt_rtx import TensorRTRTX
 
 
@@ -36,6 +36,6 @@ class AnyTensorRT(TensorRT):
             return TensorRTRTX, "trt-rtx: there is no NVIDIA GPU here, and TensorRT-RTX builds ahead of time without one"
         if installed_version("tensorrt") is None:
             return TensorRTRTX, "trt-rtx: the package tensorrt is not installed"
-        if any(parse_capability(capability) != gpu for capability in options.capabilities):
+        if any(capability_name(capability) != gpu for capability in options.capabilities):
             return TensorRTRTX, f"trt-rtx: tensorrt builds for its own GPU only, which is {gpu}"
         return TensorRT, f"tensorrt: the package and a GPU of compute capability {gpu} are here"

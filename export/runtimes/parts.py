@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,9 @@ class Parts(Runtime):
     own_formats = ("parts",)
 
     def refuses(self, artifact: Artifact) -> str:
-        return "" if artifact.format == "parts" else "it runs the parts of a cascade only"
+        if artifact.format != "parts":
+            return "it runs the parts of a cascade only"
+        return next((reason for part in artifact.parts if (reason := runtime_for(part)[0].refuses(part))), "")
 
     def check(self, folder: Path, artifact: Artifact) -> None:
         for part in artifact.parts:
@@ -58,5 +61,10 @@ class Parts(Runtime):
 
     def open(self, folder: Path, artifact: Artifact, threads: int | None = None, *, in_turns: bool = False) -> Session:
         # Of one exit's threads none may wait busily while another exit computes.
-        sessions = [runtime_for(part)[0].open(folder, part, threads, in_turns=True) for part in artifact.parts]
-        return PartsSession(sessions, artifact.details["thresholds"])
+        with ExitStack() as opened:
+            sessions = [
+                opened.enter_context(runtime_for(part)[0].open(folder, part, threads, in_turns=True)) for part in artifact.parts
+            ]
+            session = PartsSession(sessions, artifact.details["thresholds"])
+            opened.pop_all()  # the session of all closes them
+        return session

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
+from ...zoo.files import read_json
 from ..engine_sidecar import missing_package
-from ..package import WEIGHTS, Artifact, Package
+from ..package import CONFIG, PULLED, STUDENT, WEIGHTS, Artifact, Package
 from ..runtime import RUNTIMES, RanOn, Runtime, Session
 from ..threads import physical_cores
 
@@ -20,14 +21,22 @@ if TYPE_CHECKING:
 
     from ..runtime import Inputs
 
-STUDENT = "safetensors"  # as a format
-
 
 def student_of(package: Package) -> Artifact:
-    """The student of a package, described as its files are."""
+    """The student of a package, described as its files are.
+
+    Raises:
+        UsageError: it was not pulled, or torch is no fair comparison.
+    """
     described, facts = package.described[0], package.document["files"][WEIGHTS]
     if package.document["target"] == "cascade":
         raise UsageError("torch computes every exit of a cascade", hint="measure its ONNX file")
+    if not {WEIGHTS, CONFIG} <= set(package.here):
+        pulled = read_json(package.folder / PULLED)
+        raise UsageError(
+            f"the student of {package.folder} was not pulled",
+            hint=f"kdzoo pull {pulled.get('repository')}@{pulled.get('commit')} -b {package.document['target']} --format {STUDENT}",
+        )
     return Artifact(
         WEIGHTS, STUDENT, "fp32", facts["sha256"], facts["bytes"], described.input, described.output,
         described.batch, "torch", "",
