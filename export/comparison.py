@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+LONGEST_ROW = 0.06  # seconds; a call that takes as long fills the caches itself
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -37,12 +39,16 @@ def interleave(
     warm_up: int = 3,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """By name, the milliseconds of a call in every round, the median of those `in_a_row`; over as many rounds as fit into
-    `seconds`, at least `min_rounds`."""
+    """By name, the milliseconds of a call in every round, the median of those `in_a_row`, fewer where calls are long; over as many
+    rounds as fit into `seconds`, at least `min_rounds`."""
     order, shuffle = list(calls), random.Random(seed).shuffle
     times: dict[str, list[float]] = {name: [] for name in calls}
+    slowest = 0.0
     for name in order * warm_up:
+        began = time.perf_counter()
         calls[name]()
+        slowest = time.perf_counter() - began if name == order[0] else max(slowest, time.perf_counter() - began)
+    in_a_row = max(1, min(in_a_row, int(LONGEST_ROW / max(slowest, 1e-9))))
     until, rounds = time.perf_counter() + seconds, 0
     while rounds < min_rounds or time.perf_counter() < until:
         shuffle(order)
