@@ -57,8 +57,11 @@ def test_an_engine_is_the_same_wherever_the_libraries_are_installed(
 def test_an_engine_is_the_same_where_addresses_are_drawn_by_chance(
     graph: Path, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Chance may also take a place that is needed; then the engine must not be called reproducible."""
     monkeypatch.setattr(build, "fixed_addresses", nullcontext)
-    assert {digest_of(graph) for _ in range(2)} == {digest}
+    found = [build._in_fresh_process(graph, ORDER) for _ in range(3)]
+    digests = [hashlib.sha256(engine).hexdigest() for answer, engine in found if answer["reproducible"]]
+    assert digests and set(digests) == {digest}
 
 
 @linux
