@@ -35,6 +35,9 @@ from .machine import architecture
 from .tensor_spec import TensorSpec
 
 Runtime = Literal["tensorrt_rtx", "tensorrt"]
+# A block that the main thread took and the building thread gives back goes to the cache of the latter, and with it the place of a
+# temporary to the heap of the former; and a large one given back moves the limit above which blocks are mapped.
+PLAIN_HEAP = "glibc.malloc.tcache_count=0:glibc.malloc.mmap_threshold=131072"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
 
@@ -124,7 +127,7 @@ def _in_fresh_process(onnx: Path, order: dict[str, Any]) -> tuple[dict[str, Any]
     kept = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
-    environment |= {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
+    environment |= {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "GLIBC_TUNABLES": PLAIN_HEAP}
     # No cached bytecode, neither read nor written: compiling a module moves the heap, too.
     flags = ("-B", "-X", f"pycache_prefix={os.devnull}")
     command = [sys.executable, *flags, "-m", __name__, json.dumps(order)]
