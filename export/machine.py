@@ -134,12 +134,10 @@ def with_providers(machine: Machine) -> Machine:
     """The same with what onnxruntime says of itself. It is imported in a process of its own: a broken one may crash."""
     if not machine.onnxruntimes:
         return machine
-    # The folder in which one stands may be a package of somebody else: nothing is imported from there.
-    places = [place for place in sys.path if place and Path(place).resolve() != Path.cwd()]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", PROVIDERS], capture_output=True, text=True, check=False, timeout=PATIENCE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+            env=child_environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return replace(machine, import_error=f"it did not come to an end in {PATIENCE} seconds")
@@ -151,6 +149,13 @@ def with_providers(machine: Machine) -> Machine:
         words = done.stderr.strip().splitlines()
         return replace(machine, import_error=words[-1] if words else f"it ended with status {done.returncode}")
     return replace(machine, imported=version, providers=tuple(providers))
+
+
+def child_environment() -> dict[str, str]:
+    """For a Python process of ours, started with `-P`: it imports from where this one does, but for the folder in which one stands,
+    which may be a package of somebody else."""
+    places = [place for place in sys.path if place and Path(place).resolve() != Path.cwd()]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def installed(*names: str) -> dict[str, str]:

@@ -42,10 +42,12 @@ class Session(ABC):
 
     Attributes:
         inputs: what the file reads; `image`, but for the later parts of a cascade.
+        shareable: whether several threads may call it at the same time.
     """
 
     ran_on: RanOn
     inputs: tuple[str, ...]
+    shareable: bool = False
 
     @abstractmethod
     def everything(self, inputs: Inputs) -> dict[str, NDArray[Any]]:

@@ -24,6 +24,8 @@ CPU = "CPUExecutionProvider"
 class OnnxSession(Session):
     """A file in onnxruntime; inputs and outputs lie in the memory of the processor, so a GPU's time holds both copies."""
 
+    shareable = True
+
     def __init__(self, runner: OnnxRunner, ran_on: RanOn) -> None:
         self.runner, self.ran_on = runner, ran_on
         self.inputs = tuple(value.name for value in runner.session.get_inputs())

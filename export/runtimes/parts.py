@@ -32,6 +32,7 @@ class PartsSession(Session):
     def __init__(self, sessions: Sequence[Session], thresholds: Sequence[float]) -> None:
         self.sessions, self.thresholds = sessions, thresholds
         self.parts, self.ran_on, self.inputs = [Part(session) for session in sessions], sessions[0].ran_on, sessions[0].inputs
+        self.shareable = all(session.shareable for session in sessions)
 
     def everything(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         from ..cascade_driver import run_cascade
