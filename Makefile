@@ -10,7 +10,7 @@ WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,openvino,plot,supply-chain,tensorboard,tensorrt-rtx]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,openvino,plot,serve,supply-chain,tensorboard,tensorrt-rtx]'
 	@touch $@
 
 env: $(VENV)/.installed

@@ -5,12 +5,16 @@ The functions here are those of the command line and import what they need when 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .export.package import Package
     from .export.select import Choice
     from .zoo.checkpoint import Checkpoint
+
+# From 1.29 on onnxruntime tells its makers what it is used for; nothing is sent from here unless somebody asked for it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "export_branch", "load", "select"]

@@ -29,6 +29,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "predict": "Classify images.",
         "report": "Draw what a run learnt on one HTML page.",
     },
+    "Serve": {
+        "serve": "Answer for packages over HTTP and gRPC, and with a page to look at.",
+    },
     "Share": {
         "push": "Publish a package, a folder of packages or a checkpoint.",
         "pull": "Fetch what is published, checked, and pin its commit.",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
+PATIENCE = 20.0  # seconds for what happens on a page
 
 
 class Browser:
@@ -74,13 +76,13 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, page: Path, *, width: int, dark: bool = False) -> None:
-        """Load a file at a width in CSS pixels, for light or dark paper."""
+    def open(self, page: Path | str, *, width: int, dark: bool = False) -> None:
+        """Load a file or an address at a width in CSS pixels, for light or dark paper."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not self.seen("Page.loadEventFired"):
             self.events.append(self._next())
 
@@ -92,3 +94,25 @@ class Browser:
         """What a JavaScript expression gives on the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return result["result"]["value"]
+
+    def until(self, expression: str) -> Any:
+        """What an expression gives as soon as that is something."""
+        ends = time.monotonic() + PATIENCE
+        while not (found := self.value(expression)):
+            assert time.monotonic() < ends, f"{expression} does not come; the page says: {self.value('document.body.innerText')}"
+            time.sleep(0.02)
+        return found
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key, as a hand presses it; `text`: what it types."""
+        for kind in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
+
+    def drop(self, selector: str, *files: Path) -> None:
+        """Files from another window, as a hand drops them on the middle of an element."""
+        box = f"document.querySelector('{selector}').getBoundingClientRect()"
+        x, y = self.value(f"(() => {{ const box = {box}; return [box.x + box.width / 2, box.y + box.height / 2] }})()")
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)

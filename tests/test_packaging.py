@@ -58,5 +58,6 @@ def test_the_wheel_holds_exactly_the_package(tmp_path: Path) -> None:
 
     shipped = [n for n in names if n.endswith(".py") and n.split("/")[0] not in NOT_SHIPPED]
     shipped += [n for n in names if n.startswith(("model_cards/", "train/recipes/")) and n.count("/") == 2]
+    shipped += [n for n in names if n.startswith("serve/page/")]
     shipped += ["py.typed"]
     assert inside == {f"kdzoo/{name}" for name in shipped}

@@ -15,8 +15,8 @@ from .markdown import code
 from .programs import GOLDEN_IMAGES, cpp_section, engine_section, normalising
 
 PROVED = 1e-4  # what float32 files are held to where they kept it when they were measured
-# Verbs that take the folder; a server's line belongs here as soon as there is one.
-COMMANDS = ("kdzoo verify .", "kdzoo bench .", "kdzoo pull ORG/NAME  # once it is published")
+# Verbs that take the folder.
+COMMANDS = ("kdzoo verify .", "kdzoo bench .", "kdzoo serve .", "kdzoo pull ORG/NAME  # once it is published")
 PREDICT = "kdzoo predict . picture.jpg"  # runs an ONNX file
 
 CLASSIFY = """
