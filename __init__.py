@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .export.package import Package
     from .export.select import Choice
+    from .serve.client.client import AsyncClient, Client
     from .zoo.checkpoint import Checkpoint
 
 # From 1.29 on onnxruntime tells its makers what it is used for; nothing is sent from here unless somebody asked for it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "export_branch", "load", "select"]
+__all__ = ["AsyncClient", "Client", "__version__", "export_branch", "load", "select"]
+
+
+def __getattr__(name: str) -> Any:
+    """The clients of a server, imported when they are asked for."""
+    if name not in ("AsyncClient", "Client"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .serve.client import client
+
+    return getattr(client, name)
 
 
 def load(source: str | None = None, branch: str | int | None = None) -> Checkpoint | Package:

@@ -1,21 +1,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import Console, table, verb
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 @verb(
-    click.argument("source"),
-    click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path)),
-    click.option("--branch", "-b", help="Target of a checkpoint; a package has one. [target]"),
+    click.argument("words", nargs=-1, metavar="SOURCE IMAGES..."),
+    click.option(
+        "--url", help="Let a server classify: there is no SOURCE then, as in kdzoo predict --url http://localhost:8000 a.jpg"
+    ),
+    click.option("--branch", "-b", help="Target of a checkpoint, or of what a server answers for; a package has one. [target]"),
+    click.option("--model", help="Of a server that has several. [the only one, or the only entry]"),
+    click.option("--prefer", help="accuracy, latency, or limits as in max-latency=2ms, by which a server picks the branch."),
+    click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Holds the token that the server asks for. [KDZOO_SERVE_TOKEN]",
+    ),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes per image."),
 )
-def predict(console: Console, source: str, images: tuple[Path, ...], branch: str | None, top: int) -> None:
-    """Classify images."""
+def predict(console: Console, words: tuple[str, ...], branch: str | None, top: int, **server: Any) -> None:
+    """Classify images.
+
+    With --url a server does it, and every word is an image.
+    """
+    if server["url"] is not None:
+        if not words:
+            raise click.UsageError("Missing argument 'IMAGES...'.")
+        results = by_server(console, words, branch, top, **server)
+    else:
+        stray = [f"--{name.replace('_', '-')}" for name, value in server.items() if value is not None]
+        if stray:
+            raise click.UsageError(f"only with --url: {', '.join(stray)}.")
+        if len(words) < 2:
+            raise click.UsageError("Missing argument 'IMAGES...'." if words else "Missing argument 'SOURCE'.")
+        results = by_source(console, words[0], [Path(word) for word in words[1:]], branch, top)
+    rows = [
+        (r["image"] if i == 0 else "", c["class"], f"{c['probability']:.4f}") for r in results for i, c in enumerate(r["classes"])
+    ]
+    console.result(results, lambda: table(("image", "class", "probability"), rows))
+
+
+def by_server(
+    console: Console,
+    images: Sequence[str],
+    branch: str | None,
+    top: int,
+    url: str,
+    model: str | None,
+    prefer: str | None,
+    token_file: Path | None,
+) -> list[dict[str, Any]]:
+    """Uploads the images."""
+    from ..serve.client.client import Client
+    from ..serve.start import read_token
+
+    with Client(url, model, read_token(token_file)) as client:
+        found = client.classify(list(images), branch, prefer, top)
+    console.say(f"{url} answers with {', '.join(dict.fromkeys(each.model for each in found))}")
+    return [
+        {
+            "image": image,
+            "classes": [{"class": c.name, "index": c.index, "probability": c.probability} for c in prediction.classes],
+        }
+        for image, prediction in zip(images, found, strict=True)
+    ]
+
+
+def by_source(console: Console, source: str, images: Sequence[Path], branch: str | None, top: int) -> list[dict[str, Any]]:
+    """Computes them here."""
     import numpy as np
 
     from ..errors import UsageError
@@ -42,10 +102,7 @@ def predict(console: Console, source: str, images: tuple[Path, ...], branch: str
         best = np.argsort(-row)[:top]
         classes = [{"class": labels[i], "index": int(i), "probability": round(float(row[i]), 6)} for i in best]
         results.append({"image": str(path), "classes": classes})
-    rows = [
-        (r["image"] if i == 0 else "", c["class"], f"{c['probability']:.4f}") for r in results for i, c in enumerate(r["classes"])
-    ]
-    console.result(results, lambda: table(("image", "class", "probability"), rows))
+    return results
 
 
 def package_logits(package: Any, pixels: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Loads a server: closed and open loops, latencies and errors. Torch-free."""
