@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Serve": {
         "serve": "Answer for packages over HTTP and gRPC, and with a page to look at.",
+        "deploy": "Write what a bigger engine or a service manager needs to serve a package.",
     },
     "Share": {
         "push": "Publish a package, a folder of packages or a checkpoint.",

@@ -74,6 +74,7 @@ MAKING = (
         type=click.Path(path_type=Path),
         help="Folder of the package; with several branches, the folder of their packages. [<entry>-<target>]",
     ),
+    click.option("--triton", type=click.Path(path_type=Path), help="Write a Triton model repository of them there, too."),
     *MAKING,
 )
 def export(console: Console, source: str | None, **settings: Any) -> None:
@@ -81,6 +82,7 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     from ..export.evidence import gather_evidence
     from ..export.exporter import export as export_one
     from ..export.source import resolve_checkpoint
+    from ..export.triton import check_folder, write_triton
     from ..zoo.target import Target
 
     for text in settings["branches"]:
@@ -92,12 +94,18 @@ def export(console: Console, source: str | None, **settings: Any) -> None:
     names = {target: f"{checkpoint.manifest.entry}-{target}" for target in targets}
     folders = {t: output / name if output and len(targets) > 1 else output or Path(name) for t, name in names.items()}
     wanted.check(checkpoint, folders)  # all of them, before the first one is written
+    triton: Path | None = settings["triton"]
+    if triton is not None:
+        check_folder(triton, [checkpoint.folder, *folders.values()], settings["force"])
     evidence = gather_evidence(checkpoint, wanted, targets, console.say)
     packages = []
     for target, folder in folders.items():
         console.say(f"exporting branch {target} of {checkpoint.manifest.entry}")
         packages.append(export_one(checkpoint, target, wanted, output=folder, evidence=evidence, say=console.say))
+    repository = write_triton(packages, triton, force=settings["force"], say=console.say) if triton is not None else None
     documents = [{"folder": str(p.folder), **p.document, "metrics": p.metrics} for p in packages]
+    if repository is not None:
+        documents = [{**document, "triton": repository.document} for document in documents]
     console.result(
         documents if len(documents) > 1 else documents[0],
         lambda: "\n\n".join(f"{p.folder}\n{artifact_table(p)}" for p in packages),
