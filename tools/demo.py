@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,17 @@ def main() -> None:
     data = read_npz(ROOT / "tests" / "data" / "cifar100-slice.npz", "test")
     Image.fromarray(data.images[0]).resize((128, 128)).save(DEMO / "apple.png")
     kdzoo("predict", f"packages/{ENTRY}-1", "apple.png", "--top", "3")
+    # The same answer from a server.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "kdzoo", "serve", "packages", "--port", "0", "--json"], cwd=DEMO, stdout=subprocess.PIPE, text=True
+    )
+    print("\n$ kdzoo serve packages --port 0", flush=True)
+    assert server.stdout is not None
+    document = "".join(iter(server.stdout.readline, "}\n")) + "}"
+    kdzoo("predict", "--url", json.loads(document)["http"], "apple.png", "--branch", "1", "--top", "3")
+    server.terminate()
+    if server.wait():
+        raise SystemExit(f"the demo stopped: kdzoo serve ended with exit code {server.returncode}")
     kdzoo("ls")
     from picture import draw
 
