@@ -38,6 +38,8 @@ TIMEOUT = b"kdzoo-timeout-ms"
 TOP = 5
 LOG = logging.getLogger("kdzoo.serve")
 
+Content = tuple[bytes, bytes, list[tuple[bytes, bytes]]]  # of an answer: body, type, further headers
+
 
 class App:
     """What uvicorn calls. `notify`: told that another process of this server should look at its packages, too."""
@@ -103,20 +105,19 @@ class App:
         try:
             must_be_ready(model)
             if action == "infer":
-                await self._infer(model, headers, receive, send, watch)
+                body, kind, extra = await self._infer(model, headers, receive, watch)
             else:
-                await self._classify(model, headers, query, scope, receive, send, watch)
+                body, kind, extra = await self._classify(model, headers, query, scope, receive, watch)
         except Refusal:
             row.add("fail")
             row.add("fail_ns", time.perf_counter_ns() - began)
             raise
         finally:
             model.users -= 1
-        row.answered(time.perf_counter_ns() - began)
+        row.answered(time.perf_counter_ns() - began)  # before the client knows, who may ask for the count next
+        await respond(send, body, kind, extra, headers.get(b"accept-encoding", b""))
 
-    async def _infer(
-        self, model: Model, headers: dict[bytes, bytes], receive: Receive, send: Send, watch: Callable[[Any], None]
-    ) -> None:
+    async def _infer(self, model: Model, headers: dict[bytes, bytes], receive: Receive, watch: Callable[[Any], None]) -> Content:
         body = await read_body(receive, headers, self.bounds)
         header = headers.get(HEADER_LENGTH.encode())
         request = read_request(model, body, header.decode("latin-1") if header is not None else None)
@@ -128,8 +129,7 @@ class App:
         except asyncio.CancelledError:
             raise ConnectionError("the client went away") from None
         answer, length = write_response(model, request, outputs)
-        extra = [] if length is None else [(HEADER_LENGTH.encode(), str(length).encode())]
-        await respond(send, answer, JSON if length is None else BINARY, extra, headers.get(b"accept-encoding", b""))
+        return (answer, JSON, []) if length is None else (answer, BINARY, [(HEADER_LENGTH.encode(), str(length).encode())])
 
     async def _classify(
         self,
@@ -138,9 +138,8 @@ class App:
         query: dict[str, list[str]],
         scope: Scope,
         receive: Receive,
-        send: Send,
         watch: Callable[[Any], None],
-    ) -> None:
+    ) -> Content:
         try:
             top = int(query.get("top", [str(TOP)])[-1])
         except ValueError:
@@ -150,9 +149,7 @@ class App:
         body = await read_body(receive, headers, self.bounds)
         pictures = await uploads(body, headers, scope)
         found = await classify(model, self.decoder, pictures, top, self._timeout(headers), watch)
-        await respond(
-            send, json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), JSON, [], headers.get(b"accept-encoding", b"")
-        )
+        return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), JSON, []
 
     def _timeout(self, headers: dict[bytes, bytes]) -> float | None:
         """Seconds, from the client's header or the server's own."""
