@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 LINE = 0x6000_0000_0000  # below all that the kernel places by itself, above the program and its first heap
 STEP = 1 << 32  # each library lies below a line of its own, and the heap below the last one
@@ -23,6 +24,7 @@ NO_ASLR = 0x0040000
 FIXED = 0x100000  # MAP_FIXED_NOREPLACE
 RESERVE = 0x2 | 0x20 | 0x4000 | FIXED  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
 PAGE = 1 << 16  # or several of them
+LOOKS = 8
 
 
 @contextmanager
@@ -65,20 +67,30 @@ def load_in_place(runtime: str) -> bool:
 
 
 def reserve_above(line: int) -> None:
-    """Take every free place above `line`, so that the kernel gives none of them. Raises `OSError` where it is not allowed to."""
+    """Take every free place above `line`, so that the kernel gives none of them. Raises `OSError` where it is not allowed to.
+
+    What Python maps or gives back while it reads what is mapped is not seen, so it looks again.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    mmap = libc.mmap
-    mmap.restype = ctypes.c_void_p
-    mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    free = line
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    for _ in range(LOOKS):
+        taken = _take_above(libc.mmap, line)
+        probe = libc.mmap(None, PAGE, 0, RESERVE & ~FIXED, -1, 0)
+        libc.munmap(ctypes.c_void_p(probe), ctypes.c_size_t(PAGE))
+        if taken and probe is not None and probe < line:
+            return
+    raise OSError(ctypes.get_errno(), f"what is mapped now does not lie below {line:x}")
+
+
+def _take_above(mmap: Any, line: int) -> bool:
+    """One look; False where a place was taken in the meantime."""
+    free, took_all = line, True
     for row in Path("/proc/self/maps").read_text().splitlines():  # in the order of addresses
         span, *_, name = row.split()
         low, high = (int(end, 16) for end in span.split("-"))
         # The stack grows down, into the place below it.
-        if low > free and name != "[stack]" and high < 1 << 63 and mmap(free, low - free, 0, RESERVE, -1, 0) != free:
-            raise OSError(ctypes.get_errno(), f"no place can be reserved below {low:x}")
+        if low > free and name != "[stack]" and high < 1 << 63:
+            took_all &= mmap(free, low - free, 0, RESERVE, -1, 0) == free
         free = max(free, high)
-    probe = mmap(None, PAGE, 0, RESERVE & ~FIXED, -1, 0)
-    libc.munmap(ctypes.c_void_p(probe), ctypes.c_size_t(PAGE))
-    if probe is None or probe >= line:
-        raise OSError(ctypes.get_errno(), f"what is mapped now does not lie below {line:x}")
+    return took_all
