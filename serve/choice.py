@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import EnvironmentProblem, IntegrityError, UnknownName, UsageError
 from ..export.machine import Machine
 from ..export.package import METRICS, STUDENT, Artifact, Package
-from ..export.preflight import DAMAGED, PRECISIONS, RUNS, Verdict, judge
+from ..export.preflight import PRECISIONS, RUNS, Verdict, judge
 from ..export.runtime import RUNTIMES, Runtime, runtime_for
 from ..zoo.checkpoint import check_file
 from .settings import Wishes
@@ -63,7 +63,7 @@ def choose(package: Package, machine: Machine, wishes: Wishes) -> Chosen:
     wished = [a for a in every if a.format == (wishes.format or a.format) and a.precision == (wishes.precision or a.precision)]
     if not wished:
         raise UsageError(f"{package.folder} holds no file for {wishes}", known=[a.path for a in every])
-    if damaged := [_why_not(verdict) for verdict in verdicts.values() if verdict.state == DAMAGED]:
+    if damaged := [obstacle.what for verdict in verdicts.values() for obstacle in verdict.obstacles if obstacle.damaged]:
         raise IntegrityError(damaged[0], hint="pull it again, or export it again")
     passed = {path: _why_not(verdict) for path, verdict in verdicts.items() if verdict.state != RUNS}
     pairs = _pairs(package.folder, wished, verdicts, machine, wishes.runtime, wishes.device, passed)
@@ -110,7 +110,7 @@ def _pairs(
                 try:
                     runtime.check(folder, artifact)
                 except EnvironmentProblem as problem:
-                    why_not = problem.what
+                    why_not = _without_name(artifact.path, problem.what)
             if why_not:
                 passed.setdefault(artifact.path, why_not)
             else:
@@ -143,4 +143,10 @@ def _batch_1(measured: dict[str, Any]) -> float:
 
 
 def _why_not(verdict: Verdict) -> str:
-    return "; ".join(obstacle.what for obstacle in verdict.obstacles if obstacle.stops or obstacle.damaged) or verdict.state
+    """What follows the name of the file, which stands before it wherever it is told."""
+    stopping = (each.what for each in verdict.obstacles if each.stops or each.damaged)
+    return "; ".join(_without_name(verdict.path, what) for what in stopping) or verdict.state
+
+
+def _without_name(path: str, what: str) -> str:
+    return what.removeprefix(path).lstrip()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ..export.runtime import Session
     from .counters import Row
 
-HUNG = 60.0  # seconds for one batch; whoever takes longer does not come back
+LATE, HUNG = 60.0, 120.0  # seconds for one batch: whoever takes longer gets no more requests, and does not come back
+BUILDS = ("onnxruntime-tensorrt",)  # engines, within a call, which takes minutes
 PLATFORMS = {"onnx": "onnxruntime_onnx", "openvino": "openvino", "tensorrt": "tensorrt_plan", "trt-rtx": "tensorrt_plan"}
 
 
@@ -68,7 +69,12 @@ class Model:
 
     @property
     def ready(self) -> bool:
-        return not self.failure and self.batcher is not None and self.batcher.longest_call() < HUNG
+        return not self.failure and self.batcher is not None and self.batcher.longest_call() < LATE
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether a call does not come back, so that nothing but another process helps."""
+        return self.batcher is not None and self.batcher.longest_call() > HUNG and self.chosen.runtime.name not in BUILDS
 
     def start(self, row: Row, batching: Batching, on_failure: Callable[[Exception], None]) -> None:
         """Take requests, in the event loop that runs."""

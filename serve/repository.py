@@ -74,6 +74,11 @@ class Repository:
         return [each.model for each in self.served.values()]
 
     @property
+    def hung(self) -> list[str]:
+        """Models with a call that does not come back."""
+        return [model.name for model in self.models if model.is_hung]
+
+    @property
     def max_batch(self) -> int:
         return max(model.batch[1] for model in self.models)
 

@@ -24,7 +24,9 @@ COUNTERS_BYTES = 1 << 26  # of memory that workers share; a page is used when it
 PATIENCE = 60.0  # seconds in which a worker must answer
 LONGEST_BREAK = 5.0  # seconds between two starts of a worker that keeps dying
 SPARE = 5.0  # seconds after the grace, before a worker is killed
-HEARD = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM}
+GLANCE = 0.05  # seconds between two looks for a signal, while a worker starts
+ENDS = {signal.SIGTERM, signal.SIGINT}
+HEARD = {*ENDS, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM}
 
 
 class WorkerFailed(KdzooError):
@@ -33,6 +35,10 @@ class WorkerFailed(KdzooError):
     def __init__(self, document: dict[str, Any]) -> None:
         super().__init__(document["what"], known=document["known"], hint=document["hint"])
         self.exit_code = document["exit_code"]
+
+
+class Told(Exception):
+    """To end, before all workers answered."""
 
 
 @dataclass
@@ -60,15 +66,17 @@ class Supervisor:
         """Start all workers and wait until they answer; gives what the first one told.
 
         Raises:
-            KdzooError: one cannot answer; none is left running.
+            KdzooError: one cannot answer; none is left running. SystemExit: it was told to end meanwhile, and has ended.
         """
         shared = self._shared_memory()
         self.settings = replace(self.settings, http=self.listener.fileno(), shared=shared)
-        # Signals are taken one by one in `run`; a worker lets them through again.
+        # Signals are taken one by one in `run`; a worker lets them through when it knows what to do with them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         self.workers = [Worker(number) for number in range(self.settings.workers)]
         try:
             told = [self._wait(worker, self._spawn(worker)) for worker in self.workers]
+        except Told:
+            raise SystemExit(self.run()) from None
         except BaseException:
             self._kill()
             for worker in self.workers:
@@ -83,7 +91,7 @@ class Supervisor:
         """Until a signal says so; the exit code, 0 where every accepted request was answered."""
         while any(worker.process is not None or worker.due is not None for worker in self.workers):
             number = signal.sigwait(HEARD)
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in ENDS:
                 self._stop()
             elif number == signal.SIGHUP:
                 self._send(signal.SIGHUP)
@@ -143,7 +151,11 @@ class Supervisor:
         """What a worker tells when it answers."""
         with selectors.DefaultSelector() as selector, os.fdopen(reading) as pipe:
             selector.register(pipe, selectors.EVENT_READ)
-            told = bool(selector.select(PATIENCE))
+            until, told = time.monotonic() + PATIENCE, False
+            while not told and time.monotonic() < until:
+                told = bool(selector.select(GLANCE))
+                if ENDS & signal.sigpending():
+                    raise Told
             line = pipe.readline() if told else ""
         if not line:
             what = "ended before it answered" if told else f"did not come to answer within {PATIENCE:.0f} seconds"
@@ -166,8 +178,11 @@ class Supervisor:
 
     def _shared_memory(self) -> int:
         """Memory without a name, as large as the counters of any server; pages that nobody writes cost nothing."""
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.memfd_create("kdzoo-counters") if hasattr(os, "memfd_create") else os.dup(file.fileno())
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("kdzoo-counters")
+        else:  # macOS
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
         os.ftruncate(descriptor, COUNTERS_BYTES)
         return descriptor
 

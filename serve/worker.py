@@ -1,7 +1,8 @@
 """The process that answers: `python -m kdzoo.serve.worker`, its settings on stdin. Torch-free.
 
 It writes a line of JSON to the file descriptor that is its argument as soon as it answers. SIGTERM: it refuses what is new, answers
-what it has taken, and ends with 0; SIGHUP: it looks whether its packages have changed.
+what it has taken, and ends with 0; SIGHUP: it looks whether its packages have changed. It begins with both held back, and lets them
+through when there is somebody to take them.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ import sys
 import warnings
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KdzooError
 from .settings import Settings
 
+if TYPE_CHECKING:
+    from .repository import Repository
+
 ACCEPTS = 16  # the event loop takes one connection of each listening socket in a turn, and under load its turns are long
 LAME = 0.3  # seconds in which a stopping server still refuses in words, before it stops to listen
 SWITCH = 0.0005  # seconds after which a thread gives way; Python's own 5 ms are longer than an answer takes
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDS = (signal.SIGTERM, signal.SIGINT)
+GLANCE = 1.0  # seconds between two looks for what should end a worker
 
 
 def main() -> None:
     """Serve until a signal comes. What a user can act on goes to the supervisor, which tells it as the command line does."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS, signal.SIGCHLD, signal.SIGALRM})
+    for number in ENDS:
+        signal.signal(number, lambda *_: os._exit(0))  # it has taken no request yet
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*ENDS, signal.SIGCHLD, signal.SIGALRM})
     settings, ready = Settings.from_json(sys.stdin.read()), int(sys.argv[1])
     sys.setswitchinterval(SWITCH)
     warnings.filterwarnings("ignore", message="Image size")  # the limit of ours is stricter
@@ -92,7 +99,7 @@ async def serve(settings: Settings, ready: int) -> None:
     server = http_server(app, settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDS:
         loop.add_signal_handler(number, stop.set)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -101,7 +108,9 @@ async def serve(settings: Settings, ready: int) -> None:
         task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, lambda: begin(repository.reload()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     begin(stop_with_parent(stop))
+    begin(stop_when_hung(repository, stop))
     listener = socket.socket(fileno=settings.http)
     listeners = [listener, *(listener.dup() for _ in range(ACCEPTS - 1))]
     serving = loop.create_task(server.serve(listeners))
@@ -122,9 +131,11 @@ async def serve(settings: Settings, ready: int) -> None:
     await serving
     await asyncio.gather(*closing)
     app.decoder.close()
+    if repository.hung:
+        os._exit(1)  # in any other way it would wait for the threads that hang
     await repository.close()
-    if server.lost:
-        say(f"{server.lost} requests were not answered within {settings.grace:g} seconds")
+    if lost := server.lost + (rpc.lost if rpc else 0):
+        say(f"{lost} requests were not answered within {settings.grace:g} seconds")
         sys.exit(1)
 
 
@@ -132,7 +143,15 @@ async def stop_with_parent(stop: asyncio.Event) -> None:
     """A supervisor that was killed can neither stop this process nor start it again."""
     parent = os.getppid()
     while os.getppid() == parent:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(GLANCE)
+    stop.set()
+
+
+async def stop_when_hung(repository: Repository, stop: asyncio.Event) -> None:
+    """A call that does not come back holds a thread for ever: another process does better."""
+    while not (hung := repository.hung):
+        await asyncio.sleep(GLANCE)
+    _say(f"{', '.join(hung)}: a call does not come back; this process ends, so that another one can answer")
     stop.set()
 
 

@@ -1,6 +1,6 @@
 """A server for gRPC in the process of a test, so that its queue can be looked at and its session can be held up.
 
-Import it as `kdzoo.tests.grpc_inside`.
+Import it as `kdzoo.tests.grpc_inside`. A test module that wants its fixtures gives them its own names: `run = grpc_inside.run`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,8 +25,8 @@ from kdzoo.serve.counters import Counters
 from kdzoo.serve.grpc.messages import CLASSES, SERVICE
 from kdzoo.serve.grpc.server import GrpcServer, start_grpc
 from kdzoo.serve.repository import Repository
-from kdzoo.serve.settings import Bounds, Settings
-from kdzoo.tests.serving import MODEL
+from kdzoo.serve.settings import Batching, Bounds, Settings, Wishes
+from kdzoo.tests.serving import MODEL, package_in, small_models
 
 Array = np.ndarray[Any, Any]
 Scenario = Callable[["Running"], Awaitable[None]]
@@ -112,7 +114,30 @@ async def running(repository: Repository, bounds: Bounds, closed: bool = False, 
         model.sessions = real
 
 
-def run(repository: Repository, scenario: Scenario, *, closed: bool = False, **bounds: Any) -> None:
+@pytest.fixture(scope="module")
+def models(once: Callable[..., Path]) -> Path:
+    return small_models(once)
+
+
+@pytest.fixture(scope="module")
+def golden(models: Path) -> tuple[Array, Array]:
+    return package_in(models, "1").golden()
+
+
+@pytest.fixture(scope="module")
+def repository(models: Path) -> Iterator[Repository]:
+    opened = Repository([str(models)], ["1"], Wishes(), Batching(threads=1))
+    yield opened
+    opened.models[0].sessions[0].close()
+
+
+@pytest.fixture
+def run(repository: Repository) -> Callable[..., None]:
+    """`run_with` of a repository."""
+    return partial(run_with, repository)
+
+
+def run_with(repository: Repository, scenario: Scenario, *, closed: bool = False, **bounds: Any) -> None:
     """A scenario with a server of its own; `closed`: nothing is computed at first."""
 
     async def whole() -> None:

@@ -1,74 +1,15 @@
-"""The queue keeps the order, loses nothing, answers nothing twice; it is bounded, and a runtime that fails or hangs is told."""
+"""The queue keeps the order, loses nothing, and answers nothing twice."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import threading
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from kdzoo.export.runtime import RanOn, Session
-from kdzoo.serve.batching import Batcher
-from kdzoo.serve.counters import Counters
 from kdzoo.serve.refusal import Reason, Refusal
-
-LARGEST = 8
-
-
-class Echo(Session):
-    """Answers with what it was asked, and remembers the batches. While `gate` is closed it does not come back."""
-
-    shareable = True
-
-    def __init__(self) -> None:
-        self.ran_on, self.inputs = RanOn("echo", "1", "nowhere", 1), ("image",)
-        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
-        self.gate.set()
-        self.batches: list[list[int]] = []
-        self.error: Exception | None = None
-
-    def everything(self, inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
-        self.batches.append(inputs[:, 0].tolist())
-        self.entered.release()
-        assert self.gate.wait(10)
-        if self.error is not None:
-            raise self.error
-        return {"logits": inputs * 2, "sum": inputs.sum(axis=1)}
-
-    async def is_entered(self) -> None:
-        """Until one more call has come."""
-        assert await asyncio.to_thread(self.entered.acquire, timeout=10)
-
-
-def images(*numbers: int) -> np.ndarray[Any, Any]:
-    return np.array([[number] for number in numbers], np.int64)
-
-
-def row(name: str = "m") -> Counters:
-    return Counters([name], LARGEST)
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 30))  # type: ignore[arg-type]
-
-
-def batcher(session: Session, *, threads: int = 1, counters: Counters | None = None, **options: Any) -> Batcher:
-    options = {"batch": (1, LARGEST), **options}
-    return Batcher([session] * threads, row=(counters or row()).row("m"), **options)
-
-
-async def block(queue: Batcher, session: Echo) -> list[asyncio.Future[Any]]:
-    """Every thread is busy until the gate opens."""
-    session.gate.clear()
-    blocking = []
-    for number in range(len(queue.threads)):
-        blocking.append(queue.submit(images(-1 - number)))
-        await session.is_entered()
-    return blocking
+from kdzoo.tests.echo_session import LARGEST, Echo, batcher, block, images, row, run
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -191,136 +132,6 @@ def test_threads_that_gather_leave_nothing_to_one_that_sleeps() -> None:
         session.gate.set()
         await asyncio.gather(*futures)
         await queue.close()
-
-    run(body)
-
-
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        counters = row()
-        queue = batcher(session, counters=counters, bound=4)
-        blocking = await block(queue, session)
-        waiting = [queue.submit(images(number)) for number in range(4)]
-        with pytest.raises(Refusal, match="4 images are waiting") as caught:
-            queue.submit(images(9))
-        assert caught.value.reason is Reason.BUSY and caught.value.reason.later and caught.value.retry_after >= 1
-        assert counters.total("m")["refused"] == 1
-        waiting[1].cancel()
-        await asyncio.sleep(0)
-        again = queue.submit(images(9))  # who went away left a place
-        session.gate.set()
-        assert (await again)["logits"].tolist() == [[18]]
-        await asyncio.gather(*blocking, waiting[0], *waiting[2:])
-        await queue.close()
-
-    run(body)
-    assert 1 not in [number for batch in session.batches for number in batch], "a cancelled request was computed"
-
-
-def test_one_request_larger_than_an_empty_queue_is_taken() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        queue = batcher(session, bound=2)
-        assert len((await queue.submit(images(1, 2, 3)))["logits"]) == 3
-        await queue.close()
-
-    run(body)
-
-
-def test_whoever_is_late_is_told_and_leaves_the_queue() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        counters = row()
-        queue = batcher(session, counters=counters)
-        blocking = await block(queue, session)
-        late = queue.submit(images(5), timeout=0.01)
-        with pytest.raises(Refusal, match="no answer within 10 ms") as caught:
-            await late
-        assert caught.value.reason is Reason.LATE and queue.waiting == 0
-        being_computed = blocking[0]
-        session.gate.set()
-        await being_computed
-        await queue.close()
-        assert (counters.total("m")["late"], counters.total("m")["images"]) == (1, 1)
-
-    run(body)
-
-
-def test_an_answer_that_comes_too_late_is_thrown_away() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        queue = batcher(session)
-        session.gate.clear()
-        future = queue.submit(images(5), timeout=0.02)
-        with pytest.raises(Refusal, match="no answer within"):
-            await future
-        session.gate.set()
-        await queue.close()
-        assert isinstance(future.exception(), Refusal)
-
-    run(body)
-
-
-def test_a_runtime_that_fails_fails_those_in_the_batch_and_is_told_once() -> None:
-    session, told = Echo(), list[Exception]()
-
-    async def body() -> None:
-        queue = batcher(session, on_failure=told.append)
-        blocking = await block(queue, session)
-        both = [queue.submit(images(number)) for number in range(2)]
-        session.gate.set()
-        await blocking[0]
-        await asyncio.gather(*both)
-        session.error = RuntimeError("/secret/path: out of memory")
-        with pytest.raises(Refusal, match="the runtime failed") as caught:
-            await queue.submit(images(3))
-        assert caught.value.reason is Reason.FAILED and "secret" not in caught.value.what
-        session.error = None
-        assert (await queue.submit(images(4)))["logits"].tolist() == [[8]]
-        await queue.close()
-
-    run(body)
-    assert [str(error) for error in told] == ["/secret/path: out of memory"]
-
-
-def test_a_call_that_does_not_come_back_is_seen() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        queue = batcher(session)
-        assert queue.longest_call() == 0
-        blocking = await block(queue, session)
-        await asyncio.sleep(0.03)
-        assert queue.longest_call() >= 0.03
-        session.gate.set()
-        await blocking[0]
-        assert queue.longest_call() == 0
-        await queue.close()
-
-    run(body)
-
-
-def test_closing_answers_what_waits_and_takes_nothing_new() -> None:
-    session = Echo()
-
-    async def body() -> None:
-        queue = batcher(session, max_wait=5.0)
-        session.gate.clear()
-        waiting = [queue.submit(images(number)) for number in range(20)]
-        closing = asyncio.create_task(queue.close())
-        await asyncio.sleep(0)
-        with pytest.raises(Refusal, match="about to stop"):
-            queue.submit(images(99))
-        session.gate.set()
-        await closing
-        answers = await asyncio.gather(*waiting)
-        assert [answer["logits"].tolist() for answer in answers] == [[[2 * number]] for number in range(20)]
-        assert not any(thread.is_alive() for thread in queue.threads)
 
     run(body)
 

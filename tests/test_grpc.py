@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,35 +15,12 @@ pytest.importorskip("starlette", reason="the extra serve is not installed")
 
 from kdzoo.serve.grpc import methods as grpc_methods  # noqa: E402
 from kdzoo.serve.grpc.messages import CLASSES, ENUMS, HEALTH_SERVICE, MESSAGES, PACKAGE, POOL, SERVICE  # noqa: E402
-from kdzoo.serve.repository import Repository  # noqa: E402
-from kdzoo.serve.settings import Batching, Wishes  # noqa: E402
 from kdzoo.tests import grpc_inside  # noqa: E402
 from kdzoo.tests.grpc_inside import Array, Running, asked, is_golden, until  # noqa: E402
-from kdzoo.tests.serving import MODEL, package_in, small_models  # noqa: E402
+from kdzoo.tests.serving import MODEL  # noqa: E402
 
 Code = grpc.StatusCode
-
-
-@pytest.fixture(scope="module")
-def models(once: Callable[..., Path]) -> Path:
-    return small_models(once)
-
-
-@pytest.fixture(scope="module")
-def golden(models: Path) -> tuple[Array, Array]:
-    return package_in(models, "1").golden()
-
-
-@pytest.fixture(scope="module")
-def repository(models: Path) -> Iterator[Repository]:
-    opened = Repository([str(models)], ["1"], Wishes(), Batching(threads=1))
-    yield opened
-    opened.models[0].sessions[0].close()
-
-
-@pytest.fixture
-def run(repository: Repository) -> Callable[..., None]:
-    return partial(grpc_inside.run, repository)
+models, golden, repository, run = grpc_inside.models, grpc_inside.golden, grpc_inside.repository, grpc_inside.run
 
 
 # Messages

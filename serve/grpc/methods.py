@@ -40,11 +40,19 @@ BRANCH, PREFER = "kdzoo_branch", "kdzoo_prefer"  # request parameters: what `?br
 
 
 class Methods:
-    """Of both services. `readers`: of the streams that are open."""
+    """Of both services.
+
+    Attributes:
+        readers: of the streams that are open. under_way: calls that were let in and are not answered yet.
+        held: set by who stops the server: refusals wait for it. last: when one was to be told.
+    """
 
     def __init__(self, app: App) -> None:
         self.app, self.repository, self.guard, self.bounds = app, app.repository, app.guard, app.bounds
         self.readers: set[asyncio.Task[None]] = set()
+        self.under_way = 0
+        self.held: asyncio.Event | None = None
+        self.last = 0.0
 
     def all(self) -> dict[str, Answer]:
         """Those with one request and one answer, by name."""
@@ -66,15 +74,24 @@ class Methods:
                 self.guard.admit(path, headers_of(context))
                 if counted:
                     self.guard.enter(client)
+                self.under_way += 1
                 try:
                     return await answer(parsed(kind, await self._first(context), self.bounds.max_body), context)
                 finally:
+                    self.under_way -= 1
                     if counted:
                         self.guard.leave(client)
             except Exception as error:
-                await abort(context, refusal_of(error))
+                await self._refuse(context, refusal_of(error))
 
         return call
+
+    async def _refuse(self, context: Any, refusal: Refusal) -> None:
+        """End a call with a sentence, at once or when the server has stopped to listen; does not come back."""
+        if self.held is not None:
+            self.last = asyncio.get_running_loop().time()
+            await self.held.wait()
+        await abort(context, refusal)
 
     async def _first(self, context: Any) -> Any:
         """The bytes of the only message."""
@@ -168,7 +185,7 @@ class Methods:
         try:
             self.guard.admit("ModelStreamInfer", headers_of(context))
         except Refusal as refusal:
-            await abort(context, refusal)
+            await self._refuse(context, refusal)
 
         async def read() -> None:
             from grpc.aio import EOF
@@ -182,11 +199,13 @@ class Methods:
 
         reader = asyncio.create_task(read())
         self.readers.add(reader)
+        self.under_way += 1
         try:
             while (answer := await answers.get()) is not None:
                 await context.write(await answer)
                 room.release()
         finally:
+            self.under_way -= 1
             self.readers.discard(reader)
             reader.cancel()
             while not answers.empty():

@@ -1,8 +1,9 @@
-"""gRPC beside HTTP: listening, and the way to stop. The methods are in `grpc_methods`."""
+"""gRPC beside HTTP: listening, and the way to stop. The methods are in `methods`."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import ssl
 from pathlib import Path
@@ -16,24 +17,42 @@ if TYPE_CHECKING:
     from ..app import App
     from ..settings import Settings
 
-WORDS = 0.3  # seconds in which a stopping server still refuses in words, before it stops to listen
+WORDS = 0.3  # seconds in which a stopping server still refuses in words, at least
+QUIET, HUSH = 0.05, 1.0  # seconds without a new call, in which it can stop to listen; for which it is waited at most
+FAREWELL = 1.0  # seconds in which the last refusals are sent
 STREAMS = 128  # calls of a connection that are open at once, at least; its client holds back more of them by itself
 DEAD_MS, DEAF_MS = 60_000, 20_000  # a connection is asked for a sign of life after this, and given up without one after that
 
 
 class GrpcServer:
-    """What runs, at `port`."""
+    """What runs, at `port`. `lost`: calls that were not answered when the grace was over."""
 
     def __init__(self, server: Any, methods: Methods, port: int) -> None:
-        self.server, self.methods, self.port = server, methods, port
+        self.server, self.methods, self.port, self.lost = server, methods, port, 0
 
     async def stop(self, grace: float) -> None:
-        """Refuse what is new, first in words; answer what was taken, within `grace` seconds. gRPC's library cancels a call that
-        comes in the moment in which it stops to listen."""
-        for reader in self.methods.readers:
+        """Refuse what is new, in words; answer what was taken, within `grace` seconds. What is not counts as `lost`.
+
+        gRPC's library cancels calls that come in the moment in which it stops to listen. So the last ones are not refused before
+        that: clients that ask again and again wait for their answer then, and nothing comes."""
+        loop, methods = asyncio.get_running_loop(), self.methods
+        began = loop.time()
+        for reader in methods.readers:
             reader.cancel()
-        await asyncio.sleep(WORDS)
-        await self.server.stop(max(0.0, grace - WORDS))
+        await asyncio.sleep(min(WORDS, grace))
+        while methods.under_way and loop.time() - began < grace:
+            await asyncio.sleep(QUIET / 4)
+        self.lost = methods.under_way
+        methods.held, methods.last, hushed = asyncio.Event(), loop.time(), loop.time()
+        while not self.lost and loop.time() - methods.last < QUIET and loop.time() - hushed < HUSH:
+            await asyncio.sleep(QUIET / 4)
+        ending = loop.create_task(self.server.stop(0.0 if self.lost else FAREWELL))
+        await asyncio.sleep(0)  # now it does not listen any more
+        methods.held.set()
+        while not ending.done():
+            await asyncio.sleep(QUIET)
+            gc.collect()  # for gRPC's library a refused call is over when Python has cleared it away
+        await ending
 
 
 async def start_grpc(app: App, settings: Settings) -> GrpcServer:
