@@ -18,11 +18,12 @@ from starlette.routing import Router
 
 from ..errors import KdzooError
 from . import describe
-from .answer import BINARY, JSON, Send, refuse, respond, sentence, without_folders
+from .answer import BINARY, JSON, Headers, Send, refuse, respond, sentence, without_folders
 from .door import Door, client_of
-from .guard import Guard, Receive, Scope, read_body
+from .express import Express
+from .guard import Guard, Receive, Scope, read_body, timeout_in
 from .pictures import KINDS, Decoder, classify
-from .refusal import Reason, Refusal
+from .refusal import Reason, Refusal, unforeseen
 from .routes import routes
 from .settings import Bounds
 from .tensors import bad
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
 
 MODELS = "/v2/models/"
 PREFER = b"kdzoo-prefer"
-TIMEOUT = b"kdzoo-timeout-ms"
 TOP = 5
 LOG = logging.getLogger("kdzoo.serve")
 
-Content = tuple[bytes, bytes, list[tuple[bytes, bytes]]]  # of an answer: body, type, further headers
+Content = tuple[bytes, bytes, Headers]  # of an answer: body, type, further headers
 
 
 class App:
@@ -48,6 +48,7 @@ class App:
         self.repository, self.bounds, self.notify = repository, bounds, notify
         self.guard = Guard(bounds)
         self.door = Door(repository, self.guard)
+        self.express = Express(repository, self.guard, self.door)
         self.decoder = Decoder(bounds.max_pixels, repository.batching.bound, repository.batching.threads)
         self.router = Router(routes=routes(self), redirect_slashes=False)
 
@@ -85,7 +86,7 @@ class App:
             pass  # nobody is there to read an answer
         except Exception:
             LOG.exception("a request to %s failed", path)
-            await refuse(send, Refusal(Reason.FAILED, "something failed that should not; the server's log says more"), close=True)
+            await refuse(send, unforeseen(), close=True)
         finally:
             if posts:
                 self.guard.leave(client)
@@ -122,7 +123,7 @@ class App:
         header = headers.get(HEADER_LENGTH.encode())
         request = read_request(model, body, header.decode("latin-1") if header is not None else None)
         assert model.batcher is not None
-        future = model.batcher.submit(request.images, request.timeout or self._timeout(headers))
+        future = model.batcher.submit(request.images, request.timeout or timeout_in(headers, self.bounds))
         watch(future)
         try:
             outputs = await future
@@ -148,17 +149,8 @@ class App:
             raise bad("top must be a number of classes, at least 1")
         body = await read_body(receive, headers, self.bounds)
         pictures = await uploads(body, headers, scope)
-        found = await classify(model, self.decoder, pictures, top, self._timeout(headers), watch)
+        found = await classify(model, self.decoder, pictures, top, timeout_in(headers, self.bounds), watch)
         return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), JSON, []
-
-    def _timeout(self, headers: dict[bytes, bytes]) -> float | None:
-        """Seconds, from the client's header or the server's own."""
-        text = headers.get(TIMEOUT)
-        if text is None:
-            return self.bounds.timeout or None
-        if not text.isdigit() or not int(text[:12]) > 0:
-            raise bad(f"Kdzoo-Timeout-Ms must be a number of milliseconds, not {text.decode('latin-1')!r:.40}")
-        return int(text[:12]) / 1000
 
 
 def split_path(path: str) -> tuple[str, str]:

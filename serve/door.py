@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .refusal import Reason, Refusal
+from .refusal import Refusal
 
 if TYPE_CHECKING:
     from .batching import Batcher
     from .guard import Guard, Scope
+    from .model import Model
     from .repository import Repository
 
 MODELS = b"/v2/models/"
@@ -35,18 +36,26 @@ class Door:
             return None
         try:
             self.guard.admit(url.decode("latin-1"), headers)
-            self.guard.check(client_of(scope))
-        except Refusal as refusal:  # others are worth more words
-            return refusal if refusal.reason is Reason.TOO_MANY else None
-        batcher = served.model.batcher
+        except Refusal:  # that is worth more words
+            return None
+        refusal = self.no_room(served.model, client_of(scope))
+        if refusal is None:
+            scope[ENTERED] = served.model.batcher
+        return refusal
+
+    def no_room(self, model: Model, client: str) -> Refusal | None:
+        """Why one more request of this client cannot be taken; it is counted."""
+        batcher = model.batcher
         assert batcher is not None
-        if batcher.waiting + batcher.coming >= batcher.bound:
-            row = batcher.row
-            row.add("refused")
-            row.add("fail")
-            return batcher.full()
-        scope[ENTERED] = batcher
-        return None
+        try:
+            self.guard.check(client)
+        except Refusal as refusal:
+            return refusal
+        if batcher.waiting + batcher.coming < batcher.bound:
+            return None
+        batcher.row.add("refused")
+        batcher.row.add("fail")
+        return batcher.full()
 
     def enters(self, scope: Scope) -> None:
         """It was not refused, and gets its task now."""

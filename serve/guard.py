@@ -16,6 +16,7 @@ from .settings import Bounds
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+TIMEOUT = b"kdzoo-timeout-ms"
 OPEN = ("/v2/health/live", "/v2/health/ready", "/")  # without a token: what an orchestrator asks, and the page that asks for one
 
 
@@ -56,6 +57,17 @@ class Guard:
     @property
     def under_way(self) -> int:
         return self.clients.total()
+
+
+def timeout_in(headers: dict[bytes, bytes], bounds: Bounds) -> float | None:
+    """Seconds for an answer: from the client's header, or the server's own."""
+    text = headers.get(TIMEOUT)
+    if text is None:
+        return bounds.timeout or None
+    if not text.isdigit() or not int(text[:12]) > 0:
+        what = f"Kdzoo-Timeout-Ms must be a number of milliseconds, not {text.decode('latin-1')!r:.40}"
+        raise Refusal(Reason.BAD, what)
+    return int(text[:12]) / 1000
 
 
 def too_large(limit: int, size: int | None = None) -> Refusal:

@@ -31,13 +31,14 @@ class Server(uvicorn.Server):
         try:
             await super()._wait_tasks_to_complete()
         except asyncio.CancelledError:
-            self.lost = len(self.server_state.tasks)
+            express = [each for each in self.server_state.connections if isinstance(each, Connection) and each.errand is not None]
+            self.lost = len(self.server_state.tasks) + len(express)
             raise
 
 
 def http_server(app: App, settings: Settings) -> Server:
     """For `app`, not started yet."""
-    Connection.header_seconds, Connection.door = settings.bounds.header_seconds, app.door
+    Connection.header_seconds, Connection.door, Connection.express = settings.bounds.header_seconds, app.door, app.express
     config = uvicorn.Config(
         app,
         http=Connection,

@@ -30,3 +30,8 @@ class Refusal(Exception):
     def __init__(self, reason: Reason, what: str, retry_after: int = 1) -> None:
         super().__init__(what)
         self.reason, self.what, self.retry_after = reason, what, retry_after
+
+
+def unforeseen() -> Refusal:
+    """Of what no client has to do with."""
+    return Refusal(Reason.FAILED, "something failed that should not; the server's log says more")
