@@ -19,9 +19,10 @@ from starlette.routing import Router
 from ..errors import KdzooError
 from . import describe
 from .answer import BINARY, JSON, Headers, Send, refuse, respond, sentence, without_folders
+from .body import Body
 from .door import Door, client_of
 from .express import Express
-from .guard import Guard, Receive, Scope, read_body, timeout_in
+from .guard import Guard, Receive, Scope, timeout_in
 from .pictures import KINDS, Decoder, classify
 from .refusal import Reason, Refusal, unforeseen
 from .routes import routes
@@ -103,23 +104,25 @@ class App:
         row = self.repository.counters.row(model.name)
         watch = scope.get("extensions", {}).get("kdzoo.watch", {}).get("call", _nobody)
         model.users += 1
+        given = Body(receive, headers, self.guard)
         try:
             must_be_ready(model)
             if action == "infer":
-                body, kind, extra = await self._infer(model, headers, receive, watch)
+                body, kind, extra = await self._infer(model, headers, given, watch)
             else:
-                body, kind, extra = await self._classify(model, headers, query, scope, receive, watch)
+                body, kind, extra = await self._classify(model, headers, query, scope, given, watch)
         except Refusal:
             row.add("fail")
             row.add("fail_ns", time.perf_counter_ns() - began)
             raise
         finally:
             model.users -= 1
+            given.close()
         row.answered(time.perf_counter_ns() - began)  # before the client knows, who may ask for the count next
         await respond(send, body, kind, extra, headers.get(b"accept-encoding", b""))
 
-    async def _infer(self, model: Model, headers: dict[bytes, bytes], receive: Receive, watch: Callable[[Any], None]) -> Content:
-        body = await read_body(receive, headers, self.bounds)
+    async def _infer(self, model: Model, headers: dict[bytes, bytes], given: Body, watch: Callable[[Any], None]) -> Content:
+        body = await given.read()
         header = headers.get(HEADER_LENGTH.encode())
         request = read_request(model, body, header.decode("latin-1") if header is not None else None)
         assert model.batcher is not None
@@ -138,7 +141,7 @@ class App:
         headers: dict[bytes, bytes],
         query: dict[str, list[str]],
         scope: Scope,
-        receive: Receive,
+        given: Body,
         watch: Callable[[Any], None],
     ) -> Content:
         try:
@@ -147,8 +150,7 @@ class App:
             top = 0
         if top < 1:
             raise bad("top must be a number of classes, at least 1")
-        body = await read_body(receive, headers, self.bounds)
-        pictures = await uploads(body, headers, scope)
+        pictures = await uploads(await given.read(), headers, scope)
         found = await classify(model, self.decoder, pictures, top, timeout_in(headers, self.bounds), watch)
         return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), JSON, []
 

@@ -1,13 +1,12 @@
-"""What stands before every request: the token, the size that a body declares, how much one client asks for at once, and whether the
-server is about to stop. All of it is decided before a body is read. Torch-free."""
+"""What stands before every request: the token, the size that a body declares, how much one client asks for at once, how much all of
+them do, and whether the server is about to stop. All of it is decided before a body is read. Torch-free."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from .refusal import Reason, Refusal
@@ -21,10 +20,10 @@ OPEN = ("/v2/health/live", "/v2/health/ready", "/")  # without a token: what an 
 
 
 class Guard:
-    """Counts clients; one for each process."""
+    """Counts clients, and the bytes of bodies that are under way; one for each process."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.bounds, self.stopping = bounds, False
+        self.bounds, self.stopping, self.held = bounds, False, 0
         self.clients: Counter[str] = Counter()
         self.expected = f"Bearer {bounds.token}".encode() if bounds.token else None
 
@@ -48,6 +47,23 @@ class Guard:
         """A request of this client begins; raises a Refusal as `check` does."""
         self.check(client)
         self.clients[client] += 1
+
+    def hold(self, size: int) -> None:
+        """So many more bytes of a body are under way; raises a Refusal where they are too many. Whoever holds them lets them go."""
+        if self.held + size > self.bounds.all_bodies:
+            raise Refusal(
+                Reason.BUSY, f"bodies of {self.held} bytes are under way already; this server holds {self.bounds.all_bodies}"
+            )
+        self.held += size
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """`hold`, for a while."""
+        self.hold(size)
+        try:
+            yield
+        finally:
+            self.held -= size
 
     def leave(self, client: str) -> None:
         self.clients[client] -= 1
@@ -73,53 +89,3 @@ def timeout_in(headers: dict[bytes, bytes], bounds: Bounds) -> float | None:
 def too_large(limit: int, size: int | None = None) -> Refusal:
     has = f"has {size} bytes" if size is not None else "is larger"
     return Refusal(Reason.TOO_LARGE, f"the body {has}; this server reads {limit}")
-
-
-async def read_body(receive: Receive, headers: dict[bytes, bytes], bounds: Bounds) -> bytes:
-    """The whole body, unpacked where it was packed.
-
-    Raises:
-        Refusal: it is too large, comes too slowly, or cannot be unpacked. ConnectionError: the client went away.
-    """
-    message = await _next(receive, bounds)
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-    else:
-        pieces, size = [message.get("body", b"")], len(message.get("body", b""))
-        until = asyncio.get_running_loop().time() + bounds.body_seconds
-        while message.get("more_body"):
-            message = await _next(receive, bounds, until)
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            if size > bounds.max_body:
-                raise too_large(bounds.max_body)
-        body = b"".join(pieces)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    return body if encoding in ("", "identity") else unpack(body, encoding, bounds.max_body)
-
-
-async def _next(receive: Receive, bounds: Bounds, until: float | None = None) -> MutableMapping[str, Any]:
-    try:
-        async with asyncio.timeout_at(until) if until is not None else asyncio.timeout(bounds.body_seconds):
-            message = await receive()
-    except TimeoutError:
-        raise Refusal(Reason.TOO_SLOW, f"the body did not come within {bounds.body_seconds:.0f} seconds") from None
-    if message["type"] == "http.disconnect":
-        raise ConnectionError("the client went away")
-    return message
-
-
-def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """A gzip or deflate body, up to `limit` bytes."""
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Refusal(Reason.NO_IMAGE, f"a body can be packed with gzip or deflate, not {encoding!r:.40}")
-    unpacker = zlib.decompressobj(wbits=47)  # finds out whether it is gzip or zlib
-    try:
-        data = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Refusal(Reason.BAD, f"the body cannot be unpacked: {error}") from None
-    if len(data) > limit:
-        raise too_large(limit)
-    if not unpacker.eof or unpacker.unused_data:
-        raise Refusal(Reason.BAD, "the packed body is cut off, or something follows it")
-    return data

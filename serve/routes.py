@@ -4,6 +4,7 @@ the extensions of Triton. Torch-free."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import describe
-from .guard import read_body
+from .body import Body
 from .tensors import bad
 from .wire import read_parameters
 
@@ -57,8 +58,9 @@ def routes(app: App) -> list[Route]:
         return JSONResponse(describe.repository_index(repository))
 
     async def load(request: Request) -> Response:
-        body = await read_body(request.receive, dict(request.scope["headers"]), app.bounds)
-        if body.strip() not in (b"", b"{}") and read_parameters(body):
+        with closing(Body(request.receive, dict(request.scope["headers"]), app.guard)) as body:
+            given = await body.read()
+        if given.strip() not in (b"", b"{}") and read_parameters(given):
             raise bad("a package is loaded as it is on disk: leave the parameters out")
         if await repository.load(unquote(request.path_params["name"])):
             app.notify()

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+BODIES = 8  # of the largest size may be under way at once, and more of smaller ones
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -49,6 +51,11 @@ class Bounds:
     per_client: int = 64
     timeout: float = 30.0
     token: str | None = None
+
+    @property
+    def all_bodies(self) -> int:
+        """Bytes of all bodies that are under way, as they came and unpacked."""
+        return BODIES * self.max_body
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from kdzoo.serve.app import App
+from kdzoo.serve.body import Body, unpack
 from kdzoo.serve.door import Door
-from kdzoo.serve.guard import Guard, read_body, unpack
+from kdzoo.serve.guard import Guard
 from kdzoo.serve.refusal import Reason, Refusal
-from kdzoo.serve.settings import Bounds
+from kdzoo.serve.settings import BODIES, Bounds
 from kdzoo.tests.serve_in_process import Answer, ask, with_app
 from kdzoo.tests.serving import MODEL, package_in, small_models
 
@@ -36,7 +37,7 @@ def image(models: Path) -> bytes:
 
 
 def read(pieces: list[bytes | None], headers: dict[bytes, bytes] | None = None, **bounds: Any) -> bytes:
-    """What `read_body` makes of pieces; None is one that never comes."""
+    """What is made of a body in pieces; None is one that never comes."""
     left = list(pieces)
 
     async def receive() -> dict[str, Any]:
@@ -45,7 +46,7 @@ def read(pieces: list[bytes | None], headers: dict[bytes, bytes] | None = None, 
             await asyncio.sleep(60)
         return {"type": "http.request", "body": piece, "more_body": bool(left)}
 
-    return asyncio.run(read_body(receive, headers or {}, Bounds(**bounds)))
+    return asyncio.run(Body(receive, headers or {}, Guard(Bounds(**bounds))).read())
 
 
 def refused(reason: Reason, words: str, call: Callable[[], object]) -> None:
@@ -83,7 +84,7 @@ def test_a_body_that_drips_is_waited_for_as_a_whole() -> None:
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
-    refused(Reason.TOO_SLOW, "did not come", lambda: asyncio.run(read_body(drip, {}, Bounds(body_seconds=0.1))))
+    refused(Reason.TOO_SLOW, "did not come", lambda: asyncio.run(Body(drip, {}, Guard(Bounds(body_seconds=0.1))).read()))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
@@ -153,6 +154,53 @@ def test_one_client_has_so_many_requests_under_way_and_others_are_not_held_up(mo
         assert app.guard.under_way == 0, "someone was not let go"
 
     with_app(models, body, bounds=Bounds(per_client=2), branches=["1"])
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_bodies_under_way_take_so_much_memory_in_all_and_no_more(models: Path, image: bytes, is_declared: bool) -> None:
+    """Some clients that send as much as they may: whoever comes then is told to come again."""
+    limit = len(image)
+    piece = {"Content-Length": str(limit), **RAW} if is_declared else RAW
+
+    async def body(app: App) -> None:
+        arrived, go_on = 0, asyncio.Event()
+
+        def dawdles() -> Callable[[], Awaitable[dict[str, Any]]]:
+            async def receive() -> dict[str, Any]:
+                nonlocal arrived
+                arrived += 1
+                first, receive.asked = not receive.asked, True  # type: ignore[attr-defined]
+                if not first:
+                    await go_on.wait()
+                return {"type": "http.request", "body": image if first else b"", "more_body": first}
+
+            receive.asked = False  # type: ignore[attr-defined]
+            return receive
+
+        asked = [asyncio.create_task(ask(app, "POST", INFER, headers=piece, receive=dawdles())) for _ in range(BODIES)]
+        while arrived < 2 * BODIES:
+            await asyncio.sleep(0.005)
+        assert app.guard.held == app.bounds.all_bodies == BODIES * limit
+        answer = await ask(app, "POST", INFER, image, piece)
+        assert answer.status == 503 and int(answer.headers["retry-after"]) >= 1 and f"{BODIES * limit} bytes" in answer.error
+        go_on.set()
+        assert {(await each).status for each in asked} == {200}
+        assert (await ask(app, "POST", INFER, image, piece)).status == 200 and app.guard.held == 0
+
+    with_app(models, body, bounds=Bounds(max_body=limit), branches=["1"])
+
+
+def test_what_a_packed_body_unpacks_to_counts_as_well() -> None:
+    guard = Guard(Bounds(max_body=1000))
+    guard.hold(7500)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": gzip.compress(bytes(900)), "more_body": False}
+
+    body = Body(receive, {b"content-encoding": b"gzip"}, guard)
+    refused(Reason.BUSY, "under way already", lambda: asyncio.run(body.read()))
+    body.close()
+    assert guard.held == 7500
 
 
 def test_a_server_that_is_about_to_stop_refuses_and_is_not_ready(models: Path, image: bytes) -> None:

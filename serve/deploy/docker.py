@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ... import __version__
 from ...export.machine import installed
-from .command import ENVIRONMENT, HTTP, Command
+from .command import ADVICE, ENVIRONMENT, GRPC, HTTP, Command
 from .resources import Resources
 
 DOCKERFILE, IGNORE, REQUIREMENTS = "Dockerfile", ".dockerignore", "requirements.txt"
@@ -47,7 +47,9 @@ def dockerfile(names: Sequence[str], command: Command, resources: Resources, whe
     )  # fmt: skip
     return f"""\
 # docker build -t kdzoo-server . && docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \\
-#   --cpus {resources.threads} --memory {resources.memory_limit}m -p {HTTP}:{HTTP} kdzoo-server
+#   --stop-timeout {command.stop_seconds} --memory {resources.memory_limit}m -p {HTTP}:{HTTP} -p {GRPC}:{GRPC} kdzoo-server
+# No limit of the processor: a throttled server answers late.
+# {ADVICE}
 {comments}
 FROM python:{PYTHON}-slim
 
@@ -61,7 +63,7 @@ COPY {PACKAGES} {ROOT}/{PACKAGES}
 
 USER {USER}
 WORKDIR {ROOT}
-EXPOSE {HTTP} {HTTP + 1}
+EXPOSE {HTTP} {GRPC}
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 CMD {json.dumps(["python", "-c", health])}
 ENTRYPOINT ["kdzoo"]

@@ -55,7 +55,7 @@ def write_deployment(
         raise UsageError(f"two of these packages have one name: {', '.join(sorted(names))}", hint="deploy one of them")
     if wheel is not None and not (wheel.is_file() and wheel.suffix == ".whl"):
         raise UsageError(f"{wheel} is no wheel", hint="pip wheel --no-deps . makes one of kdzoo")
-    command = Command(resources.threads, resources.max_batch, grace)
+    command = Command(resources.threads, resources.max_batch, grace, resources.max_body)
     with new_folder(folder) as part:
         if "docker" in kinds:
             for package in packages:
@@ -67,10 +67,9 @@ def write_deployment(
             write(part / IGNORE, ignored(name))
             write(part / REQUIREMENTS, requirements(resources))
         if "kserve" in kinds:
-            service = inference_service(
-                service_name(packages[0].document["entry"]), image, names, replace(command, is_behind_proxy=True), resources
-            )
-            write(part / KSERVE, to_yaml(service, resources))
+            behind = replace(command, is_behind_proxy=True)
+            service = inference_service(service_name(packages[0].document["entry"]), image, names, behind, resources)
+            write(part / KSERVE, to_yaml(service, behind, resources))
         if "systemd" in kinds:
             write(part / UNIT, unit([package.folder for package in packages], command, resources))
         written = tuple(sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()))

@@ -10,11 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..settings import BODIES
 from .command import ENVIRONMENT, HTTP, Command
 from .docker import PACKAGES, ROOT, USER
 from .resources import Resources
 
 MANIFEST = "kserve.yaml"
+SPARE_TMP = 64  # MiB in /tmp, beyond the files of forms that are being read
+TIMEOUT = 60  # seconds of a request; the server's own is shorter
 TARGET_SHARE = 0.7  # of the requests that a replica takes at once, before another one starts
 
 
@@ -60,22 +63,24 @@ def inference_service(name: str, image: str, names: Sequence[str], command: Comm
                 "scaleMetric": "concurrency",
                 "scaleTarget": max(1, round(TARGET_SHARE * resources.concurrency)),
                 "containerConcurrency": resources.concurrency,
-                "timeout": 60,
+                "timeout": max(TIMEOUT, command.stop_seconds),  # Knative lets a pod end for as long as it lets a request take
                 "automountServiceAccountToken": False,
                 "containers": [container],
-                "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}],
+                "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": f"{SPARE_TMP + BODIES * resources.max_body}Mi"}}],
             }
         },
     }
 
 
-def to_yaml(service: dict[str, Any], resources: Resources) -> str:
+def to_yaml(service: dict[str, Any], command: Command, resources: Resources) -> str:
     import yaml
 
     comments = [
         "kubectl apply -f this file, once the image of the Dockerfile is in a registry that the cluster reads.",
         *resources.reasons,
         "No limit of the processor: a throttled server answers late. For gRPC name the port h2c and give it 8001.",
+        "For KServe on Knative. Its Standard mode scales by cpu only: leave scaleMetric, scaleTarget and containerConcurrency out,",
+        f"and put terminationGracePeriodSeconds: {command.stop_seconds} beside containers, which Knative forbids.",
     ]
     return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(service, sort_keys=False, width=120)
 

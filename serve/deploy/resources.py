@@ -12,8 +12,8 @@ from ...errors import UsageError
 from ...export.machine import this_machine
 from ...export.package import Package
 from ..choice import CPU, Chosen, choose
-from ..settings import Wishes
-from .command import MAX_PIXELS, QUEUE
+from ..settings import BODIES, Wishes
+from .command import MAX_BODY, MAX_PIXELS, QUEUE
 from .memory import peak_memory
 
 SHARE = 0.8  # of what the bare runtime computes, a server answers at least (benchmarks/serve.py)
@@ -21,6 +21,9 @@ WAIT_MS = 50.0  # within which all requests that a replica has taken should be a
 SPARE_MEMORY = 1.5  # times what it took here
 MEBIBYTE, STEP = 2**20, 64  # memory is given in steps of so many MiB
 DECODED = 6  # bytes of a pixel: as it was decoded, and as RGB
+# Times its size that a body takes, seen with 32 of 8 MiB at once: as it came, as a form, as a file of that. A bare picture: 1.8.
+FORM = 4
+JSON = 26  # seen with one of 8 MiB, of empty objects; no two are read at the same time
 DEFAULT_THREADS = 2
 
 
@@ -82,12 +85,22 @@ class Resources:
     @property
     def memory_limit(self) -> int:
         """MiB."""
-        return STEP * ceil((SPARE_MEMORY * self.peak + self.pictures) / MEBIBYTE / STEP)
+        return STEP * ceil((SPARE_MEMORY * self.peak + self.on_the_way) / MEBIBYTE / STEP)
 
     @property
-    def pictures(self) -> int:
-        """Bytes of what clients may send: pictures that every thread decodes, and images in a full queue."""
-        return self.threads * MAX_PIXELS * 1_000_000 * DECODED + QUEUE * max(each.image_bytes for each in self.files)
+    def max_body(self) -> int:
+        """MiB; the largest batch fits."""
+        return max(MAX_BODY, 1 + self.max_batch * self.image_bytes // MEBIBYTE)
+
+    @property
+    def image_bytes(self) -> int:
+        return max(each.image_bytes for each in self.files)
+
+    @property
+    def on_the_way(self) -> int:
+        """Bytes of what clients may send at once: bodies, pictures that every thread decodes, and images in a full queue."""
+        bodies = (FORM * BODIES + JSON) * self.max_body * MEBIBYTE
+        return bodies + self.threads * MAX_PIXELS * 1_000_000 * DECODED + QUEUE * self.image_bytes
 
     @property
     def reasons(self) -> list[str]:
@@ -98,8 +111,11 @@ class Resources:
             f"{self.threads} threads x {self.slowest.per_core:,.0f} images/s of a core ({self.slowest.name})",
             f"at once: {self.concurrency} requests, those that are answered within {WAIT_MS:.0f} ms at that rate",
             f"memory: {self.peak / MEBIBYTE:,.0f} MiB at the peak, {self.threads} threads with batches of {self.max_batch}, "
-            f"measured where this was written; the limit is {SPARE_MEMORY} times that, and {self.pictures / MEBIBYTE:,.0f} MiB for "
-            f"uploaded pictures that are decoded ({MAX_PIXELS} million pixels) and a queue of {QUEUE} images",
+            f"measured where this was written; the limit is {SPARE_MEMORY} times that, and {self.on_the_way / MEBIBYTE:,.0f} MiB "
+            "for what clients may send at once",
+            f"sent at once: {BODIES} bodies of {self.max_body} MiB, or more of smaller ones (more it refuses), {FORM} "
+            f"times each (as it came, as a form, as a file of that), one of JSON, {JSON} times while it is read, a picture of "
+            f"{MAX_PIXELS} million pixels for each thread, a queue of {QUEUE} images",
         ]
 
     @property

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import ENVIRONMENT, Command
+from .command import ADVICE, ENVIRONMENT, Command
 from .resources import Resources
 
 UNIT = "kdzoo.service"
-SPARE_SECONDS = 15  # after the grace, before systemd kills
 
 
 def unit(packages: Sequence[Path], command: Command, resources: Resources, python: str = sys.executable) -> str:
@@ -23,6 +22,8 @@ def unit(packages: Sequence[Path], command: Command, resources: Resources, pytho
     return f"""\
 # cp {UNIT} /etc/systemd/system/ && systemctl daemon-reload && systemctl enable --now kdzoo
 # systemctl reload kdzoo takes packages that were replaced, without a dropped request.
+# Everybody must be able to read the packages and Python; and neither may lie in /tmp, for the service has one of its own.
+# {ADVICE}
 {comments}
 [Unit]
 Description=kdzoo serve
@@ -39,10 +40,10 @@ Restart=on-failure
 RestartSec=1
 KillSignal=SIGTERM
 KillMode=mixed
-TimeoutStopSec={command.grace + SPARE_SECONDS}
+TimeoutStopSec={command.stop_seconds}
 Environment={variables}
 MemoryMax={resources.memory_limit}M
-TasksMax={64 + 4 * resources.threads}
+TasksMax={256 + 4 * resources.threads}
 LimitNOFILE=65536
 
 DynamicUser=yes

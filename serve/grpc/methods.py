@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from ...errors import KdzooError
 from .. import describe
 from ..app import must_be_ready
-from ..guard import OPEN, unpack
+from ..body import unpack
+from ..guard import OPEN
 from ..refusal import Reason, Refusal
 from ..tensors import bad
 from .messages import CLASSES, SERVICE
@@ -76,7 +77,9 @@ class Methods:
                     self.guard.enter(client)
                 self.under_way += 1
                 try:
-                    return await answer(parsed(kind, await self._first(context), self.bounds.max_body), context)
+                    message = await self._first(context)
+                    with self.guard.holding(len(message)):
+                        return await answer(parsed(kind, message, self.bounds.max_body), context)
                 finally:
                     self.under_way -= 1
                     if counted:
@@ -221,9 +224,10 @@ class Methods:
         try:
             self.guard.enter(client)
             try:
-                request = parsed(CLASSES["ModelInferRequest"], message, self.bounds.max_body)
-                request_id = request.id
-                response = await self.model_infer(request, context)
+                with self.guard.holding(len(message)):
+                    request = parsed(CLASSES["ModelInferRequest"], message, self.bounds.max_body)
+                    request_id = request.id
+                    response = await self.model_infer(request, context)
             finally:
                 self.guard.leave(client)
         except Exception as error:
