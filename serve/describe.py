@@ -10,6 +10,7 @@ from .refusal import Reason, Refusal
 from .tensors import DATATYPES
 
 if TYPE_CHECKING:
+    from ..export.tensor_spec import TensorSpec
     from .counters import Counters
     from .model import Model
     from .repository import Repository
@@ -32,27 +33,25 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(model: Model) -> dict[str, Any]:
     """Names, types and shapes of what goes in and comes out; -1 is the batch."""
-    tensors = {
-        "inputs": [model.input],
-        "outputs": model.outputs,
-    }
-    return {
-        "name": model.name,
-        "versions": [VERSION],
-        "platform": model.platform,
-        **{
-            key: [{"name": t.name, "datatype": DATATYPES[t.dtype], "shape": list(t.shape)} for t in specs]
-            for key, specs in tensors.items()
-        },
-    }
+
+    def tensor(spec: TensorSpec) -> dict[str, Any]:
+        return {
+            "name": spec.name,
+            "datatype": DATATYPES[spec.dtype],
+            "shape": [*spec.shape, *([1] if len(spec.shape) == 1 else [])],
+        }
+
+    inputs, outputs = [tensor(model.input)], [tensor(output) for output in model.outputs]
+    return {"name": model.name, "versions": [VERSION], "platform": model.platform, "inputs": inputs, "outputs": outputs}
 
 
 def model_config(model: Model, batching: Batching) -> dict[str, Any]:
     """The configuration as Triton would have it for the same model."""
 
     def tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> dict[str, Any]:
-        word = DATATYPES[dtype]
-        return {"name": name, "data_type": f"TYPE_{word}", "dims": list(shape[1:]) or [1]}
+        told = {"name": name, "data_type": f"TYPE_{DATATYPES[dtype]}", "dims": list(shape[1:]) or [1]}
+        # Triton takes no tensor without dimensions: a number for every image, of shape `N`, is one that it reshapes.
+        return told if shape[1:] else {**told, "reshape": {"shape": []}}
 
     wait_us = round(1e6 * batching.max_wait)
     return {

@@ -156,8 +156,14 @@ def _word(dtype: Any) -> str:
 def answers(
     outputs: Mapping[str, NDArray[Any]], wanted: Sequence[Wanted], labels: Sequence[str]
 ) -> list[tuple[Wanted, NDArray[Any]]]:
-    """The outputs in the order in which they were asked for."""
-    return [(w, classified(outputs[w.name], w.classes, labels) if w.classes else outputs[w.name]) for w in wanted]
+    """The outputs in the order in which they were asked for; a number for every image, of shape `N`, goes out as Triton would send
+    it: `N 1`."""
+    found = []
+    for each in wanted:
+        array = outputs[each.name]
+        array = array if array.ndim > 1 else array[:, None]
+        found.append((each, classified(array, each.classes, labels) if each.classes else array))
+    return found
 
 
 def timeout_of(parameters: Mapping[str, Any]) -> float | None:

@@ -17,6 +17,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
+from kdzoo.export.triton_config import output
 from kdzoo.tests.serving import CASCADE, ENTRY, MODEL, TARGETS, Served, package_in, serve, small_models
 
 Array = np.ndarray[Any, Any]
@@ -108,6 +109,22 @@ def test_it_tells_the_configuration_that_triton_would_have(triton: Triton) -> No
     assert config["instance_group"][0]["kind"] == "KIND_CPU" and "dynamic_batching" in config
 
 
+def test_what_it_tells_of_the_exits_of_a_cascade_is_what_it_sends_and_what_triton_is_told(triton: Triton, models: Path) -> None:
+    package = package_in(models, "cascade")
+    images, _ = package.golden()
+    result = triton.client.infer(CASCADE, [triton.tensor(images)])
+    for told in triton.client.get_model_metadata(CASCADE, **triton.as_json)["outputs"]:
+        sent = result.as_numpy(told["name"]).shape
+        assert list(map(int, told["shape"])) == [-1, *sent[1:]] and sent[0] == len(images), told
+    found = triton.client.get_model_config(CASCADE, **triton.as_json)
+    configured = {each["name"]: each for each in (found if triton.over_http else found["config"])["output"]}
+    for name, ours in configured.items():
+        exported = output(name, package.artifacts[0], [])
+        assert list(map(int, ours["dims"])) == exported["dims"] and ours["data_type"] == exported["data_type"]
+        assert ("reshape" in ours) is ("reshape" in exported), "a shape without dimensions is one that Triton reshapes"
+    assert "reshape" in configured["exit"]
+
+
 def test_its_repository_holds_every_branch_and_loads_what_it_holds(triton: Triton) -> None:
     found = triton.client.get_model_repository_index(**triton.as_json)
     listed = found if triton.over_http else found["models"]
@@ -168,7 +185,7 @@ def test_only_the_outputs_that_were_asked_for_come_and_in_that_order(triton: Tri
     response = result.get_response()
     described = response["outputs"] if triton.over_http else response.outputs
     assert [each["name"] if triton.over_http else each.name for each in described] == ["exit", "logits"]
-    assert is_golden(result.as_numpy("logits"), expected) and result.as_numpy("exit").shape == (len(images),)
+    assert is_golden(result.as_numpy("logits"), expected) and result.as_numpy("exit").shape == (len(images), 1)
     alone = triton.client.infer(CASCADE, [triton.tensor(images)], outputs=[triton.output("exit")])
     assert alone.as_numpy("logits") is None and (alone.as_numpy("exit") == result.as_numpy("exit")).all()
 

@@ -139,7 +139,7 @@ def from_logits(answer: Answer, labels: Sequence[str], top: int) -> list[Predict
 
     model, outputs = read_tensors(answer)
     logits = logits_of(outputs)
-    exits = outputs["exit"].tolist() if "exit" in outputs else [None] * len(logits)
+    exits = outputs["exit"].ravel().tolist() if "exit" in outputs else [None] * len(logits)
     if logits.ndim != 2 or logits.shape[1] != len(labels) or len(exits) != len(logits):
         raise _strange(f"logits of shape {logits.shape} for {len(labels)} classes")
     return [predicted(classes, model, exit) for classes, exit in zip(best(logits, top, labels), exits, strict=True)]
