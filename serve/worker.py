@@ -8,6 +8,7 @@ through when there is somebody to take them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import mmap
@@ -121,6 +122,7 @@ async def serve(settings: Settings, ready: int) -> None:
         rpc = await start_grpc(app, settings)
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
+    gc.freeze()  # what is here by now stays: the collector need not look at it again, which takes longer than an answer
     tell(ready, {"pid": os.getpid(), "models": names, "grpc": rpc.port if rpc else None})
     await stop.wait()
     app.guard.stopping = True
