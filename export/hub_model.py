@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import IntegrityError
 from ..zoo.files import read_json, sha256, write_bytes, write_json
-from ..zoo.hub import hub_errors
+from ..zoo.hub_errors import hub_errors
 from ..zoo.student import Student, rebuild_student
 from .package import CONFIG, WEIGHTS
 

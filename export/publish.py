@@ -22,7 +22,8 @@ from ..errors import IntegrityError, UsageError
 from ..zoo.checkpoint import Checkpoint
 from ..zoo.files import read_json, sha256, to_json
 from ..zoo.folder_repository import FolderRepository
-from ..zoo.hub import HubRevision, hub_errors
+from ..zoo.hub import HubRevision
+from ..zoo.hub_errors import hub_errors
 from ..zoo.manifest import MANIFEST
 from ..zoo.paths import check_files
 from ..zoo.reference import Reference
