@@ -52,7 +52,7 @@ def measure(package: Package, batch: int, runtime: str, seconds: float, repeats:
     times: dict[str, list[float]] = {name: [] for name in trials}
     for repeat in range(repeats):
         sessions = {name: t.runtime.open(package.folder, t.artifact, 1, in_turns=True) for name, t in trials.items()}
-        inputs = trials["int8"].inputs(batch)
+        inputs = trials["int8"].calls(batch)[0]
         calls = {name: partial(session, inputs) for name, session in sessions.items()}
         found = interleave(calls, seconds=seconds / repeats, seed=repeat)
         for name, values in found.items():

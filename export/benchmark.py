@@ -1,59 +1,27 @@
-"""Latency of whatever can be called: warm-up, many calls, percentiles; and of files in their runtimes (`trials`). Torch-free."""
+"""`kdzoo bench`: the latency of files in their runtimes (`trials`), one after the other or side by side. Torch-free.
+
+A package carries eight images, the golden ones, and no others: a file of a cascade is timed on each of them, as each takes its own
+exit; what it takes over all exits in their true proportion is measured by `export` (`measure_rounds`), on the test images.
+"""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EnvironmentProblem, GateFailed, KdzooError, UsageError
 from ..zoo.manifest import host_description
+from .measure_latency import measure_latency
 
 if TYPE_CHECKING:
     from .runtime import Session
     from .trials import Trial
 
 CANNOT = (EnvironmentProblem, GateFailed)  # what a runtime finds out when it opens or runs a file
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock milliseconds of one call on a batch of `batch` images, over `calls` calls."""
-
-    batch: int
-    calls: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    images_per_s: float
-
-
-def percentile(sorted_values: list[float], share: float) -> float:
-    """Nearest-rank percentile of values in ascending order."""
-    return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
-
-
-def measure_latency(call: Callable[[], object], batch: int, *, seconds: float = 0.6, min_calls: int = 20) -> Latency:
-    """Call for at least `seconds` and `min_calls`, after a tenth of that as warm-up."""
-    times: list[float] = []
-    until = time.perf_counter() + seconds / 10
-    while time.perf_counter() < until:
-        call()
-    call()
-    until = time.perf_counter() + seconds
-    while len(times) < min_calls or time.perf_counter() < until:
-        began = time.perf_counter()
-        call()
-        times.append(1000.0 * (time.perf_counter() - began))
-    times.sort()
-    p50, p90, p99 = (round(percentile(times, share), 4) for share in (0.5, 0.9, 0.99))
-    mean = round(sum(times) / len(times), 4)
-    return Latency(batch, len(times), p50, p90, p99, mean, round(1000.0 * batch / percentile(times, 0.5), 1))
 
 
 def bench(
@@ -88,8 +56,7 @@ def bench(
             try:
                 with trial.runtime.open(trial.package.folder, trial.artifact, threads) as session:
                     for size in own_sizes:
-                        inputs = trial.inputs(size)
-                        found = measure_latency(lambda run=session, x=inputs: run(x), size, seconds=seconds)  # type: ignore[misc]
+                        found = measure_latency(session, trial.calls(size), size, seconds=seconds)
                         results.append({**facts(trial, session), **asdict(found)})
             except CANNOT as problem:
                 note(trial, problem, not_run)
@@ -145,13 +112,21 @@ def bench_side_by_side(
         if not opened:
             raise problems[0]
         for size in sizes:
-            calls = {str(n): partial(session, trial.inputs(size)) for n, (trial, session) in enumerate(opened)}
-            for row in compare_times(interleave(calls, seconds=seconds * len(calls))):
+            inputs = [trial.calls(size) for trial, _ in opened]
+            calls = {str(n): partial(in_a_row, session, inputs[n]) for n, (_, session) in enumerate(opened)}
+            times = interleave(calls, seconds=seconds * len(calls))
+            for row in compare_times({name: [t / len(inputs[int(name)]) for t in own] for name, own in times.items()}):
                 trial, session = opened[int(row.name)]
                 figures = {key: value for key, value in asdict(row).items() if key != "name"}
                 rate = round(1000.0 * size / row.median_ms, 1)
                 results.append({**facts(trial, session), "batch": size, **figures, "images_per_s": rate})
     return {**under, "results": results}
+
+
+def in_a_row(session: Session, inputs: Sequence[Any]) -> None:
+    """One call on each."""
+    for each in inputs:
+        session(each)
 
 
 def conditions(threads: int, used: list[int] | None) -> dict[str, Any]:

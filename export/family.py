@@ -1,10 +1,12 @@
 """Everything that a checkpoint can become, in one go: a package per target, a Pareto table of all files, one picture.
 
-A file that fails its gate is refused, alone; the others stay. Torch-free at import.
+A file that fails its gate is refused, alone; the others stay. Where all files of a target are refused, its package of an earlier
+export is moved to `BEFORE`: where it stood it would be taken for what this one made. Torch-free at import.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GateFailed, OutputError
 from ..zoo.checkpoint import WEIGHTS, Checkpoint
-from ..zoo.files import write_json
+from ..zoo.files import predecessor, write_json
 from ..zoo.manifest import host_description
 from ..zoo.target import Target
 from .candidates import packages_in
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .torch_answers import NodeLogits
 
 FAMILY, PICTURE = "family.json", "pareto.png"
+BEFORE = ".before"  # hidden, so that it is no package of the family
 Say = Callable[[str], None]
 
 
@@ -85,19 +88,21 @@ def export_family(
     evidence = gather_evidence(checkpoint, request, targets, say)
     if request.verify:
         evidence = replace(evidence, answers=everything(checkpoint, evidence, say))
-    written: set[str] = set()
     for target, folder in folders.items():
         say(f"exporting branch {target} of {checkpoint.manifest.entry}")
         failed: dict[str, str] = {}
         try:
             export(checkpoint, target, request, output=folder, refused=failed, evidence=evidence, say=say)
-            written.add(str(target))
         except GateFailed as error:
             failed[""] = error.what.removesuffix(f": {'; '.join(failed.values())}")  # each file has its own reason
+            if Package.is_package(folder):
+                say(f"{folder} is of an earlier export and is now {set_aside(folder)}")
         refused |= {f"{target}/{path}".rstrip("/"): reason for path, reason in failed.items()}
-    asked = {str(target) for target in targets}  # what was refused now may stand there from before
-    packages = [p for p in standing_in(output) if is_of(p, checkpoint) and p.document["target"] not in asked - written]
+    packages = [p for p in standing_in(output) if is_of(p, checkpoint)]
     if not packages:
+        for path in (output / FAMILY, output / PICTURE):
+            if path.exists():
+                set_aside(path)
         raise GateFailed(f"no file passed its gates: {'; '.join(refused.values())}")
     ranked = tuple(mark_pareto(member for package in packages for member in members_of(package)))
     document = {
@@ -110,8 +115,20 @@ def export_family(
     }
     write_json(output / FAMILY, document)
     if not draw_pareto(ranked, output / PICTURE, checkpoint.manifest.entry):
+        (output / PICTURE).unlink(missing_ok=True)  # of an earlier export
         say(f"{PICTURE} is left out: matplotlib is not installed (pip install 'kdzoo[plot]')")
     return Family(output, ranked, refused, document)
+
+
+def set_aside(path: Path) -> Path:
+    """Move something of a family to `BEFORE`, in place of what was moved there before it."""
+    kept = path.parent / BEFORE / path.name
+    if kept.is_dir():
+        shutil.rmtree(kept)
+    kept.parent.mkdir(exist_ok=True)
+    path.rename(kept)
+    shutil.rmtree(predecessor(path), ignore_errors=True)  # of a replacement that was killed; it would stand in for the package
+    return kept
 
 
 def check_family(checkpoint: Checkpoint, folders: dict[Target, Path], output: Path, force: bool) -> None:

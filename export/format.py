@@ -71,7 +71,8 @@ class ExportOptions:
             machine's own GPU.
         opset: of the ONNX; None = the exporter's own choice.
         calibration, calibration_images: how int8 finds the ranges of activations (`quantize.METHODS`), on how many images.
-        int8_grid: `unsigned` or `signed` activations for onnxruntime; `auto` = what is faster here.
+        int8_grid: `unsigned` or `signed` activations for onnxruntime; `auto` = what is faster here, `unsigned`
+            unless `signed` is so by a tenth and in three of four rounds.
         sensitivity: measure how much each quantised layer costs, for the manifest.
     """
 

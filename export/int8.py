@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from .comparison import compare_times, interleave
 from .onnx_file import OnnxRunner, write_graph
 from .outputs import as_input
 from .parity import in_batches, measure_accuracy, run_over
@@ -30,8 +29,9 @@ SEED = 0
 CHECKED = 2000  # training images, other than those of the calibration, on which a file is compared with float32
 RANKED = 200  # of them, for the sensitivity of every layer
 TRIES = (1, 2, 4, 8, 16)  # numbers of layers that are left in float until the loss is small enough
-CLEARLY = 0.9  # int8 replaces uint8 for onnxruntime where it takes at most this share of the time
-GRIDS: tuple[Grid, Grid] = ("unsigned", "signed")
+CLEARLY = 0.9  # int8 replaces uint8 for onnxruntime where it takes a smaller share of the time in three of four rounds
+COMPARED_SECONDS, COMPARED_ROUNDS = 0.3, 12
+GRIDS: tuple[Grid, Grid] = ("unsigned", "signed")  # the first is taken where there is nothing between them
 
 
 @dataclass
@@ -120,18 +120,15 @@ class Int8:
         return OnnxRunner(quantised.data)
 
     def fastest(self) -> tuple[Grid, dict[Grid, float]]:
-        """Which grid onnxruntime computes faster here, and milliseconds of the smallest batch with one thread."""
+        """Which grid onnxruntime computes faster here, and milliseconds of the smallest batch with one thread. The choice decides
+        over the bytes of the file, so it must not hang on the noise of a measurement: all that is near a tie is `unsigned`."""
         batch = self.job.options.batch.min
         images = self.inputs(self.checked.images[:1]).repeat(batch, axis=0)
         runners = {grid: OnnxRunner(self.graph(grid, self.kept_float).data, threads=1) for grid in GRIDS}
-        times: dict[Grid, list[float]] = {grid: [] for grid in GRIDS}
-        for _ in range(50):
-            for grid, run in runners.items():
-                began = perf_counter()
-                run(images)
-                times[grid].append(1000 * (perf_counter() - began))
-        found = {grid: round(median(values), 4) for grid, values in times.items()}
-        return ("signed" if found["signed"] < CLEARLY * found["unsigned"] else "unsigned"), found
+        calls = {str(grid): partial(run, images) for grid, run in runners.items()}
+        unsigned, signed = compare_times(interleave(calls, seconds=COMPARED_SECONDS, min_rounds=COMPARED_ROUNDS))
+        clearly = max(signed.ratio, signed.high_quartile) < CLEARLY
+        return ("signed" if clearly else "unsigned"), {"unsigned": unsigned.median_ms, "signed": signed.median_ms}
 
     def write(self, path: Path, grid: Grid) -> dict[str, Any]:
         """One file; gives what the manifest says of it."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from ..errors import DataError, EnvironmentProblem, GateFailed
 from ..zoo.manifest import Manifest, host_description
 from ..zoo.preprocess import Preprocess
 from ..zoo.target import Target
-from .benchmark import Latency, measure_latency
 from .cascade import EXIT
 from .format import ExportOptions
+from .measure_rounds import FileTimes, further_rounds
 from .outputs import as_input, file_outputs, same_exit
 from .package import SCHEMA_VERSION, Artifact
 from .parity import compare, measure_accuracy, tolerance
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .runtime import Session
 
 Say = Callable[[str], None]
-DIFFERENT = 256  # images that latency is measured over
 
 
 @dataclass
@@ -102,23 +101,42 @@ def measure_package(
         return measured
     if labels is not None:
         measured.reference = {**asdict(measure_accuracy(reference["logits"], labels)), "split": "test"}
-    prepare = partial(as_input, preprocess=preprocess, kind=options.input)
+    prepare, timed = partial(as_input, preprocess=preprocess, kind=options.input), dict[str, FileTimes]()
     for artifact in artifacts:
         if reason := why_not_run(folder, artifact):
             measured.artifacts[artifact.path] = {"not_run": reason}
             continue
         say(f"measuring {artifact.path} on {len(images)} images")
-        try:
-            measured.artifacts[artifact.path] = measure_file(folder, artifact, images, labels, prepare, reference)
-        except GateFailed as error:
-            if refused is None:
-                raise
-            refused[artifact.path] = error.what
-        except EnvironmentProblem as problem:
-            if artifact.format == "onnx":  # it runs wherever kdzoo does: something else is wrong
-                raise
-            measured.artifacts[artifact.path] = {"not_run": not_run(artifact, problem)}
+        with noted(artifact, measured, refused):
+            found, times = measure_file(folder, artifact, images, labels, prepare, reference)
+            measured.artifacts[artifact.path] = found
+            if times is not None:
+                timed[artifact.path] = times
+    for artifact in further_rounds([artifact for artifact in artifacts if artifact.path in timed]):
+        with noted(artifact, measured, refused), runtime_for(artifact)[0].open(folder, artifact) as session:
+            timed[artifact.path].round(session)
+    for path, times in timed.items():
+        if "parity" in (found := measured.artifacts.get(path, {})):  # it came through every round
+            found["latency"] = times.latency(found["runtime"]["threads"])
+            if "exits" in found:
+                found["exits"]["p50_ms"] = times.of_exits()
     return measured
+
+
+@contextmanager
+def noted(artifact: Artifact, measured: Measurement, refused: dict[str, str] | None) -> Iterator[None]:
+    """What goes wrong in here is noted, as `measure_package` says."""
+    try:
+        yield
+    except GateFailed as error:
+        if refused is None:
+            raise
+        refused[artifact.path] = error.what
+        measured.artifacts.pop(artifact.path, None)
+    except EnvironmentProblem as problem:
+        if artifact.format == "onnx":  # it runs wherever kdzoo does: something else is wrong
+            raise
+        measured.artifacts[artifact.path] = {"not_run": not_run(artifact, problem)}
 
 
 def mark_dominated(measured: dict[str, dict[str, Any]]) -> None:
@@ -164,8 +182,9 @@ def measure_file(
     labels: NDArray[np.int64] | None,
     prepare: Prepare,
     reference: dict[str, NDArray[Any]],
-) -> dict[str, Any]:
-    """Check and run one file in its own runtime: parity, accuracy, the batch range, latency; every output; where images leave.
+) -> tuple[dict[str, Any], FileTimes | None]:
+    """Check and run one file in its own runtime: parity, accuracy, the batch range; every output; where images leave. With it the
+    first round of its latency (`measure_rounds`); None for what is made for another runtime.
 
     Raises:
         GateFailed: it does not load, or gives other results in other batches.
@@ -178,7 +197,7 @@ def measure_file(
         same = same_exit(outputs, reference)
         result["parity"] = asdict(compare(outputs["logits"][same], reference["logits"][same]))
         if EXIT in outputs:
-            result["exits"] = describe_exits(session, artifact.batch[0], images, prepare, outputs[EXIT], float(same.mean()))
+            result["exits"] = describe_exits(outputs[EXIT], float(same.mean()))
         if labels is not None:
             result["accuracy"] = {**asdict(measure_accuracy(outputs["logits"], labels)), "split": "test"}
         for name in (name for name in outputs if name not in ("logits", EXIT)):
@@ -186,16 +205,15 @@ def measure_file(
             if labels is not None:
                 own["accuracy"] = {**asdict(measure_accuracy(outputs[name], labels)), "split": "test"}
             result.setdefault("outputs", {})[name] = own
-        sizes, inputs = list(dict.fromkeys(artifact.batch)), prepare(images.head(max(artifact.batch[2], DIFFERENT)).images)
+        sizes, inputs = list(dict.fromkeys(artifact.batch)), prepare(images.head(artifact.batch[2]).images)
         exercise_batches(session, inputs, outputs, sizes, artifact)
         result["batches_exercised"] = sizes
         result["runtime"] = asdict(session.ran_on)
-        if not for_engine:
-            result["latency"] = [
-                {**asdict(latency(session, inputs, size)), "threads": session.ran_on.threads} for size in sizes
-            ]  # fmt: skip
+        times = None if for_engine else FileTimes(sizes, images, prepare, outputs.get(EXIT))
+        if times is not None:
+            times.round(session)
     result["bytes"] = artifact.bytes
-    return result
+    return result, times
 
 
 def check_graph(path: Path, artifact: Artifact, for_engine: bool) -> str:
@@ -214,21 +232,13 @@ def check_graph(path: Path, artifact: Artifact, for_engine: bool) -> str:
     return "onnx full check, onnxruntime load, TensorRT-RTX parse"
 
 
-def describe_exits(
-    session: Session, batch: int, images: ImageSplit, prepare: Prepare, exits_N: NDArray[np.int64], agreement: float
-) -> dict[str, Any]:
-    """Where images leave a cascade, and what a batch of one that leaves there takes: proof that the rest is not computed.
-
-    `agreement` is the share of images that leave where they do in torch.
-    """
+def describe_exits(exits_N: NDArray[np.int64], agreement: float) -> dict[str, Any]:
+    """Where images leave a cascade; `agreement` is the share of them that leave where they do in torch. What they take is measured
+    with the latency, as `p50_ms`: proof that the rest is not computed."""
     import numpy as np
 
-    used = [int(number) for number in np.unique(exits_N)]
-    first = {number: images.take(np.flatnonzero(exits_N == number)[:1]).head(1).images for number in used}
-    chosen = {number: prepare(image).repeat(batch, axis=0) for number, image in first.items()}
-    times = {number: measure_latency(lambda x=x: session(x), 1).p50_ms for number, x in chosen.items()}  # type: ignore[misc]
-    shares = {str(number): round(float((exits_N == number).mean()), 6) for number in used}
-    return {"shares": shares, "p50_ms": {str(n): t for n, t in times.items()}, "agreement": agreement}
+    shares = {str(number): round(float((exits_N == number).mean()), 6) for number in np.unique(exits_N)}
+    return {"shares": shares, "p50_ms": {}, "agreement": agreement}
 
 
 def exercise_batches(
@@ -253,12 +263,3 @@ def exercise_batches(
             raise GateFailed(f"{artifact.path} gives other logits in a batch of {size}: they differ by {worst:.3g}")
     if elsewhere > max(1, sum(sizes) // 100):
         raise GateFailed(f"{artifact.path} lets {elsewhere} of {sum(sizes)} images leave at another exit in other batches")
-
-
-def latency(session: Session, inputs: NDArray[Any], size: int) -> Latency:
-    """Latency of one batch size on real images, other ones in every call."""
-    import numpy as np
-
-    count = max(1, min(len(inputs), DIFFERENT) // size)
-    chunks = cycle([np.ascontiguousarray(inputs[np.arange(k * size, (k + 1) * size) % len(inputs)]) for k in range(count)])
-    return measure_latency(lambda: session(next(chunks)), size)

@@ -97,7 +97,10 @@ WORD = Kind(
 TENSOR = {"name": TEXT, "dtype": one_of("uint8", "float32"), "shape": SHAPE}
 ACCURACY = {"n": SIZE, "top1": PERCENT, "top5": Maybe(PERCENT), "split": TEXT}
 PARITY = {"n": COUNT, "agreement": SHARE, "max_abs_diff": Maybe(POSITIVE), "nan_count": COUNT, "largest_logit": POSITIVE}
-LATENCY = {"batch": SIZE, "calls": SIZE, **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms", "images_per_s"), POSITIVE)}
+LATENCY = {
+    **dict.fromkeys(("batch", "calls", "passes?"), SIZE),
+    **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms", "images_per_s"), POSITIVE),
+}
 # A `?` behind a name: it may be missing.
 ARTIFACT: dict[str, Any] = {
     "path": TEXT,

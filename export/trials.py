@@ -41,14 +41,16 @@ class Trial:
             "runtime": self.runtime.name,
         }
 
-    def inputs(self, count: int) -> NDArray[Any]:
-        """The golden images, over and over, as the file takes them."""
+    def calls(self, size: int) -> list[NDArray[Any]]:
+        """Batches of the golden images, as the file takes them: one, or for a cascade, where it matters which, as many as there are
+        images, so that each is in as many batches as any other."""
         import numpy as np
 
         images, _ = self.package.golden()
         kind = "float" if self.artifact.input.dtype == "float32" else "uint8"
         prepared = as_input(images, self.package.preprocess, kind)
-        return np.ascontiguousarray(prepared[np.arange(count) % len(prepared)])
+        count = len(prepared) if self.package.document["target"] == "cascade" else 1
+        return [np.ascontiguousarray(prepared[np.arange(k, k + size) % len(prepared)]) for k in range(count)]
 
     def batches(self, wanted: Sequence[int]) -> list[int]:
         """The `wanted` batch sizes, or those of the export; raises `UsageError` for one that the file cannot take."""

@@ -31,10 +31,12 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture
-def both(package_of: Callable[[str], Package]) -> Path:
+def both(package_of: Callable[[str], Package], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages of two branches."""
-    package_of("2")
-    return package_of("1").folder.parent
+    folder = tmp_path_factory.mktemp("both")
+    for target in ("1", "2"):
+        (folder / target).symlink_to(package_of(target).folder)
+    return folder
 
 
 class Asleep(Runtime):
@@ -187,9 +189,9 @@ def test_named_runtimes_run_or_it_is_an_error(both: Path, monkeypatch: pytest.Mo
     assert error.value.known == ("model.fp32.onnx",)
 
 
-def test_branches_choose_packages_and_an_unknown_one_is_told(both: Path, package_of: Callable[[str], Package]) -> None:
+def test_branches_choose_packages_and_an_unknown_one_is_told(both: Path) -> None:
     found = open_packages([str(both), str(both / "2")], ["2"], quiet)
-    assert [package.folder for package in found] == [package_of("2").folder]
+    assert [package.folder for package in found] == [both / "2"]
     with pytest.raises(UsageError, match="no package of 9") as error:
         open_packages([str(both)], ["9"], quiet)
     assert {"1", "2"} <= set(error.value.known)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdzoo.export.benchmark import percentile
 from kdzoo.export.comparison import compare_times, interleave
+from kdzoo.export.measure_latency import percentile
 
 
 def test_ratios_are_of_medians_with_the_quartiles_of_the_rounds() -> None:

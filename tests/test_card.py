@@ -107,7 +107,11 @@ def test_what_ran_a_file_is_stated_with_its_threads(package_of: Callable[[str], 
     measured["latency"] = [LATENCY, {**LATENCY, "batch": 64, "calls": 20}]
     text = section(card_of(package, metrics), "How measured")
     assert f"- Machine: {metrics['host']}. Runtimes: some-runtime 9.8.7 (its device, 3 threads)." in text
-    assert "Latency: 20 to 55 calls for each row" in text
+    assert "Latency: 20 to 55 calls for each row" in text and "images/s are those of the median call" in text
+    measured["latency"] = [{**LATENCY, "passes": 12}]
+    text = section(card_of(package, metrics), "How measured")
+    assert "Latency: 55 calls for each row" in text and "go through 12 times" in text and "images/s are those of the mean" in text
+    assert "| 8 | 4.44 | 1.11 | 2.22 | 3.33 | 4,321 |" in section(card_of(package, metrics), "Latency")
     del measured["runtime"]  # as older packages are
     assert f"Runtimes: onnxruntime {package.artifacts[0].runtime_version}." in section(card_of(package, metrics), "How measured")
 

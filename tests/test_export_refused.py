@@ -15,8 +15,9 @@ import pytest
 from kdzoo.cli import main
 from kdzoo.errors import BadValue, GateFailed, KdzooError, OutputError, UnknownName
 from kdzoo.export import exporter, family, tensorrt_build
+from kdzoo.export.candidates import packages_in
 from kdzoo.export.evidence import gather_evidence
-from kdzoo.export.family import Family, Member, export_family
+from kdzoo.export.family import BEFORE, FAMILY, Family, Member, export_family
 from kdzoo.export.format import ExportOptions
 from kdzoo.export.formats import tensorrt
 from kdzoo.export.package import Package
@@ -88,8 +89,16 @@ def test_a_package_of_before_is_no_member_where_its_target_was_refused_now(
     found = export_family(toy_checkpoint, [Target.parse("1")], Request(force=True, verify=False), output=shelf)
     assert [member.path for member in found.members] == ["2/model.fp32.onnx"]
     assert found.refused == {"1/model.fp32.onnx": "too far", "1": "no file of target 1 passed its gates"}
+    assert not Package.is_package(shelf / "1") and [p.folder.name for p in packages_in(shelf)] == ["2"], "it looks like a new one"
+    assert Package.open(shelf / BEFORE / "1").verify_files()
     with pytest.raises(OutputError, match="is a package"):
         export_family(toy_checkpoint, [Target.parse("1")], Request(force=True), output=shelf / "2")
+    shutil.copytree(shelf / BEFORE / "1", shelf / "1")
+    monkeypatch.setattr(family, "PICTURE", "no picture")
+    with pytest.raises(GateFailed, match="no file passed its gates"):
+        export_family(toy_checkpoint, [Target.parse(t) for t in ("1", "2")], Request(force=True, verify=False), output=shelf)
+    assert sorted(path.name for path in (shelf / BEFORE).iterdir()) == ["1", "2", FAMILY]
+    assert not (shelf / FAMILY).exists() and not list(packages_in(shelf))
 
 
 def test_what_a_killed_export_left_is_not_published(shelf: Path) -> None:

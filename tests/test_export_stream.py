@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdzoo.export import evidence, exporter, measure, verify
+from kdzoo.export import evidence, exporter, measure_rounds, verify
 from kdzoo.export.format import Batch, ExportOptions
 from kdzoo.export.measure import measure_package
 from kdzoo.export.outputs import torch_logits, torch_outputs
@@ -42,7 +42,7 @@ def test_a_streamed_split_gives_the_figures_of_one_in_memory_and_is_never_decode
     monkeypatch.setattr(EncodedImages, "decode", decode_few)
     for module in (evidence, verify):
         monkeypatch.setattr(module, "open_split", partial(open_split, lazy=True))
-    for module, name in ((exporter, "PROBED"), (measure, "DIFFERENT")):
+    for module, name in ((exporter, "PROBED"), (measure_rounds, "SAMPLE")):
         monkeypatch.setattr(module, name, exporter.NUM_GOLDEN)
     options = ExportOptions(input="float", batch=Batch.parse("6"))
     package = exporter.export(checkpoint, Target.parse("1"), options=options, output=tmp_path / "package", data=tmp_path / "data")

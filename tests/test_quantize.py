@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,12 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from kdzoo.errors import GateFailed, UnknownName
+from kdzoo.export import int8
+from kdzoo.export.format import Batch, ExportOptions
 from kdzoo.export.half import too_large
+from kdzoo.export.int8 import Int8
 from kdzoo.export.onnx_file import OnnxRunner, check_onnx, load_ir
 from kdzoo.export.onnx_graph import export_onnx, trace_onnx, write_onnx
 from kdzoo.export.quantize import METHODS, calibrate, quantise
 from kdzoo.tests.small_students import SIZE, Ensemble, Fused, Plain, raw_images, seeded
+from kdzoo.zoo.datasets import LabelledImages
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 STUDENTS = {"plain": Plain, "ensemble": Ensemble, "fused": Fused}
 
 
@@ -175,3 +181,32 @@ def test_bfloat16_holds_what_float16_cannot(tmp_path: Path) -> None:
     kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.name.endswith(".bf16")}
     assert kinds == {TensorProto.BFLOAT16}
     assert helper.tensor_dtype_to_string(load_ir(path).graph.outputs[0].dtype.value).endswith("FLOAT")  # type: ignore[union-attr]
+
+
+def graded(signed: float, noise: float) -> dict[str, list[float]]:
+    """Twelve rounds, in which `signed` takes a share of the time of `unsigned`, and every third one is disturbed."""
+    return {"unsigned": [1.0] * 12, "signed": [signed * (noise if k % 3 == 2 else 1.0) for k in range(12)]}
+
+
+@pytest.mark.parametrize(
+    ("times", "grid"),
+    [
+        (graded(1.0, 1.0), "unsigned"),
+        (graded(0.91, 0.5), "unsigned"),  # a tie that noise once in a while makes look like none
+        (graded(0.89, 1.2), "unsigned"),
+        (graded(0.7, 1.2), "signed"),
+        (graded(2.4, 0.3), "unsigned"),
+    ],
+)
+def test_a_tie_of_the_grids_goes_to_unsigned(
+    times: dict[str, list[float]], grid: str, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(int8, "interleave", lambda calls, **_: asked.append(list(calls)) or times)
+    images = raw_images(40)
+    job = SimpleNamespace(
+        training=LabelledImages(images, np.zeros(40, np.int64), ("one",), "noise"), preprocess=None,
+        options=ExportOptions(calibration_images=16, batch=Batch(1, 2, 4)), max_drop={"int8": 100.0},
+    )  # fmt: skip
+    found, milliseconds = Int8(job, plain).fastest()  # type: ignore[arg-type]
+    assert found == grid and asked == [["unsigned", "signed"]] and set(milliseconds) == {"unsigned", "signed"}

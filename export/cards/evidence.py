@@ -96,9 +96,16 @@ def _calls(rows: Sequence[Mapping[str, Any]]) -> str:
     """How a latency came about."""
     calls = sorted(row["calls"] for row in rows)
     many = f"{calls[0]:,}" if calls[0] == calls[-1] else f"{calls[0]:,} to {calls[-1]:,}"
+    if not all("passes" in row for row in rows):  # as older packages are
+        return (
+            f"Latency: {many} calls for each row after a warm-up of a tenth of the time; a call is one batch, from array to array, "
+            "and images/s are those of the median call."
+        )
+    passes = " or ".join(map(str, sorted({row["passes"] for row in rows})))
     return (
-        f"Latency: {many} calls for each row after a warm-up of a tenth of the time; a call is one batch, from array to array, and "
-        "images/s are those of the median call."
+        f"Latency: {many} calls for each row after a warm-up; a call is one batch, from array to array. The same images, a sample "
+        f"of those above, go through {passes} times, the files of this package in turns; p50 and mean are over the images, each "
+        "with the median of its calls, p90 and p99 over all calls, and images/s are those of the mean."
     )
 
 
