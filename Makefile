@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One worker per core, of one thread each; 1.5 GB of memory a worker. Neighbouring tests, which share fixtures, stay on one worker.
 WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint env clean
+.PHONY: demo test test-all lint env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+
+test-all: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m ""
 
 lint: env
 	$(BIN)/ruff check .

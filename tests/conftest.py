@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 # PEP 484 an int is a float.
 install_import_hook(["kdzoo.zoo", "kdzoo.train"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+import gc  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -21,9 +22,10 @@ from filelock import FileLock  # noqa: E402
 from torch import nn  # noqa: E402
 
 from kdzoo.cli import main  # noqa: E402
+from kdzoo.export import onnx_graph  # noqa: E402
 from kdzoo.export.exporter import export  # noqa: E402
 from kdzoo.export.package import Package  # noqa: E402
-from kdzoo.tests import small_packages, small_traces  # noqa: E402
+from kdzoo.tests import small_counts, small_packages, small_traces  # noqa: E402
 from kdzoo.tests.small_methods import small_settings  # noqa: E402
 from kdzoo.zoo.backbone import BACKBONES, Backbone  # noqa: E402
 from kdzoo.zoo.backbones.resnet_cifar import residual_stage  # noqa: E402
@@ -37,7 +39,18 @@ from kdzoo.zoo.target import Target  # noqa: E402
 from kdzoo.zoo.teacher import Teacher  # noqa: E402
 
 torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, three times longer on a busy machine
+Once = Callable[[str, Callable[[Path], object]], Path]
 TINY_CLASSES = ("red", "green", "blue", "grey")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look through it, half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 class TinyBackbone(Backbone):
@@ -62,7 +75,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def once(run_folder: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+def once(run_folder: Path) -> Once:
     """`once(name, make)`: a folder that `make` has filled, once for all workers. Leave it unchanged."""
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
@@ -156,26 +169,30 @@ def toys() -> LabelledImages:
 
 
 @pytest.fixture(scope="session")
-def toys_npz(toys: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "toy.npz"
-    np.savez(path, test_images=toys.images, test_labels=toys.labels, classes=np.array(toys.classes))
-    return path
+def toys_npz(toys: LabelledImages, once: Once) -> Path:
+    arrays = {"test_images": toys.images, "test_labels": toys.labels, "classes": np.array(toys.classes)}
+    return once("toys", lambda folder: np.savez(folder / "toy.npz", **arrays)) / "toy.npz"
 
 
 @pytest.fixture(scope="session")
-def toy_checkpoint(toys: LabelledImages, preprocess: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return small_packages.save_toy_checkpoint(tmp_path_factory.mktemp("run") / "checkpoint", toys, preprocess)
+def toy_checkpoint(toys: LabelledImages, preprocess: Preprocess, once: Once) -> Checkpoint:
+    def make(folder: Path) -> None:
+        small_packages.save_toy_checkpoint(folder / "checkpoint", toys, preprocess)
+
+    return Checkpoint.open(once("toy-run", make) / "checkpoint")
 
 
 @pytest.fixture(scope="session")
-def package_of(toy_checkpoint: Checkpoint, toys_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Package]:
-    """The package of a target, measured on all images; exported once."""
-    folder = tmp_path_factory.mktemp("packages")
+def package_of(toy_checkpoint: Checkpoint, toys_npz: Path, once: Once) -> Callable[[str], Package]:
+    """The package of a target, measured on all images; exported once for all workers."""
 
     @cache
     def make(target: str) -> Package:
-        with small_packages.quick_exports():
-            return export(toy_checkpoint, Target.parse(target), output=folder / target, data=toys_npz)
+        def export_it(folder: Path) -> None:
+            with small_packages.quick_exports():
+                export(toy_checkpoint, Target.parse(target), output=folder / target, data=toys_npz)
+
+        return Package.open(once(f"package-{target}", export_it) / target)
 
     return make
 
@@ -184,6 +201,20 @@ def package_of(toy_checkpoint: Checkpoint, toys_npz: Path, tmp_path_factory: pyt
 def package_copy(package_of: Callable[[str], Package], tmp_path: Path) -> Package:
     """A package of branch 1 to do harm to."""
     return Package.open(Path(shutil.copytree(package_of("1").folder, tmp_path / "copy")))
+
+
+@pytest.fixture(scope="module")
+def traced_once() -> Iterator[None]:
+    """Where the graph is only needed: see `small_traces`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "_trace", small_traces.trace_once)
+        yield
+
+
+@pytest.fixture
+def shapes_only() -> Iterator[None]:
+    with small_counts.shapes_only():
+        yield
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdzoo.export import measure, onnx_graph, tensorrt_build
+from kdzoo.export import measure_rounds, onnx_graph, tensorrt_build
 from kdzoo.tests.small_traces import trace_once
 from kdzoo.zoo.backbone import BACKBONES
 from kdzoo.zoo.catalog import DEFAULT_ENTRY, get_entry
@@ -40,7 +39,8 @@ def quick_exports() -> Iterator[pytest.MonkeyPatch]:
     """Latency is measured in a blink, a student is traced once, and TensorRT's parser, which `test_tensorrt_build` runs, is left
     out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "measure_latency", partial(measure.measure_latency, seconds=0.005, min_calls=2))
+        for name, value in {"ROUNDS": 2, "PASSES": 1, "SECONDS": 0.002, "SECONDS_OF_AN_EXIT": 0.001}.items():
+            patch.setattr(measure_rounds, name, value)
         patch.setattr(tensorrt_build, "parse_check", lambda onnx: None)
         patch.setattr(onnx_graph, "_trace", trace_once)
         yield patch

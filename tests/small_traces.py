@@ -5,8 +5,10 @@ What tracing itself does is tested without this, in `test_onnx_graph`, `test_con
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,27 @@ from kdzoo.export import onnx_graph
 
 folder: Path | None = None  # of the run: what its processes have in common
 TRACES: dict[str, bytes] = {}
-trace = onnx_graph._trace
+plain_trace = onnx_graph._trace
+
+
+@cache
+def read_operators_once() -> None:
+    """For every graph the exporter parses the sources of its five hundred operators anew, which takes as long as a small graph."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
+    ONNXRegistry.from_torchlib(opset_version=onnx_graph.DEFAULT_OPSET)
+    gc.collect()
+    gc.freeze()  # as after collection, in conftest
+
+
+def trace(*arguments: Any) -> ir.Model:
+    """As `onnx_graph._trace`, which it replaces in every test."""
+    read_operators_once()
+    return plain_trace(*arguments)
+
+
+onnx_graph._trace = trace
 
 
 def digest(student: nn.Module, arguments: tuple[Any, ...]) -> str:

@@ -33,6 +33,7 @@ def images(backbone: Backbone, size: int = 0) -> Tensor:
     return torch.zeros(2, 3, size or backbone.image_size, size or backbone.image_size, device="meta")
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_body_and_classifier_are_the_baseline_network_however_it_is_split(name: str) -> None:
     backbone = BACKBONES.get(name)()
@@ -53,6 +54,7 @@ def test_body_and_classifier_are_the_baseline_network_however_it_is_split(name: 
     assert len(backbone.widths) == stages and 1 <= backbone.branch_stages <= stages
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_stages_of_any_depth_have_the_channels_that_the_backbone_states(name: str) -> None:
     backbone = BACKBONES.get(name)()
@@ -72,6 +74,7 @@ def test_stages_of_any_depth_have_the_channels_that_the_backbone_states(name: st
             assert backbone.classifier(7, backbone.out_channels(depth))(features).shape == (2, 7)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_the_resolution_halves_from_exit_to_exit_and_to_the_end(name: str) -> None:
     """What a method that leads an exit to the shape of the last map relies on."""
@@ -91,6 +94,7 @@ def test_the_resolution_halves_from_exit_to_exit_and_to_the_end(name: str) -> No
 FAMILIES = ["resnet20", "resnet18-imagenet", "wrn-16-2", "vgg8", "vgg16", "densenet40-12-bc", "mobilenetv2", "shufflenetv1"]
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", [*FAMILIES, "shufflenetv2", "senet18"])
 def test_a_backbone_takes_images_of_another_size(name: str) -> None:
     backbone = BACKBONES.get(name)()
@@ -99,6 +103,7 @@ def test_a_backbone_takes_images_of_another_size(name: str) -> None:
         assert network(images(backbone, 96)).logits[0].shape == (2, 7)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_no_part_of_a_backbone_changes_its_input(name: str) -> None:
     """Maps are the inputs of losses and of other nodes; a ReLU in place would spoil them."""

@@ -230,6 +230,7 @@ def test_the_counts_are_those_of_the_recipes() -> None:
     assert not stale and counts.keys() == set(recipe_names()), "run tools/count_entries.py"
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", smallest("method"))
 def test_the_counts_of_a_method_are_those_of_the_real_network(name: str) -> None:
     assert count_entries().count(name) == read_json(COUNTS)["entries"][name], f"run tools/count_entries.py {name}"

@@ -21,6 +21,8 @@ from kdzoo.zoo.profile import Profile, profile
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.usefixtures("shapes_only")
+
 
 @cache
 def network(method: str, backbone: str, num_classes: int = 100, **config: Any) -> MultiBranch:

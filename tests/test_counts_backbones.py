@@ -18,6 +18,8 @@ from kdzoo.zoo.method import METHODS
 from kdzoo.zoo.network import MultiBranch
 from kdzoo.zoo.profile import profile
 
+pytestmark = pytest.mark.usefixtures("shapes_only")
+
 
 def baseline(backbone: str, num_classes: int = 100) -> MultiBranch:
     """On the meta device: only shapes exist."""

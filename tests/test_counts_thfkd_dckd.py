@@ -15,6 +15,8 @@ from kdzoo.zoo.network import MultiBranch
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.usefixtures("shapes_only")
+
 
 @cache
 def network(method: str, backbone: str, **config: Any) -> MultiBranch:

@@ -233,6 +233,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return read_split(folder, "train", Preprocess(32, 32, (0, 0, 0), (1, 1, 1)))
 
 
+@pytest.mark.slow
 def test_the_real_cifar100_has_its_published_statistics(real: LabelledImages) -> None:
     """Statistics of shared/data/README.md; over the whole set, in float64 by histogram."""
     assert real.images.shape == (50_000, 32, 32, 3) and real.images.dtype == np.uint8

@@ -96,6 +96,7 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return read_split(find_data("cifar10", folder), "train", Preprocess(32, 32, (0, 0, 0), (1, 1, 1)))
 
 
+@pytest.mark.slow
 def test_the_real_cifar10_has_its_published_mean(cifar10: LabelledImages) -> None:
     """Statistics of shared/data/README.md. 72 of the 50,000 training images are JPEG stand-ins there: the tolerance is theirs."""
     assert cifar10.images.shape == (50_000, 32, 32, 3) and cifar10.classes[0] == "airplane" and cifar10.classes[9] == "truck"

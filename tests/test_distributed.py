@@ -23,7 +23,6 @@ RECIPE: dict[str, Any] = {
     "image_size": 16, "batch_size": 10, "epochs": 4, "precision": "fp32", "eval_every": 4, "seed": 3,
     "optimizer": {"lr": 0.05}, "augment": {"pad": 2, "autoaugment": True, "cutout": 4}, "checkpoint_minutes": 1e-9,
 }  # fmt: skip
-SHORT = {**RECIPE, "epochs": 2, "eval_every": 2}
 # What torchrun does, but for the start of a process, which is a fork: torch and kdzoo are imported once for all of them.
 START = """
 import json, sys
@@ -92,9 +91,10 @@ def all_steps(path):
 for number in (1, 2):
     start(number, f"steps of {number}", all_steps, output / f"{number}.json")
 """
-# Two whole runs. In the second, process 1 of the first start dies by SIGKILL in mid-epoch.
+# Two whole runs, of two epochs. In the second, process 1 of the first start dies by SIGKILL in mid-epoch.
 RUNS = """
 import os, signal
+from dataclasses import replace
 from kdzoo.train import run
 from kdzoo.train.distributed import launched, restarts
 
@@ -107,7 +107,8 @@ def whole_run(folder, kill):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield report
     run.train_epoch = watched
-    assert run.run_training("test-entry", recipe, data=data, output=folder, reporter=run.Silent()).finished
+    short = replace(recipe, epochs=2, eval_every=2)
+    assert run.run_training("test-entry", short, data=data, output=folder, reporter=run.Silent()).finished
 
 start(2, "whole", whole_run, output / "whole", False)
 start(2, "killed", whole_run, output / "killed", True)
@@ -128,20 +129,23 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launch(script: str, recipe: dict[str, Any], npz: Path, output: Path) -> None:
-    (output / "script.py").write_text(START + script)
-    command = [sys.executable, str(output / "script.py"), json.dumps(recipe), str(npz), str(output)]
+@pytest.fixture(scope="module")
+def output(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the runs and the steps leave. The runs come first: the steps change torch."""
+    output = tmp_path_factory.mktemp("distributed")
+    (output / "script.py").write_text(START + RUNS + STEPS)
+    command = [sys.executable, str(output / "script.py"), json.dumps(RECIPE), str(npz), str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
+    return output
 
 
-def test_two_processes_have_the_losses_of_one_over_twenty_steps(npz: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one_over_twenty_steps(output: Path) -> None:
     """But for the parts of their batches, which hold other images than those of one, as README says."""
-    launch(STEPS, RECIPE, npz, tmp_path)
     losses = {}  # by number of processes: of whole batches, of batches in the parts of two processes, of batches in parts
     for processes in (1, 2):
-        runs = json.loads((tmp_path / f"{processes}.json").read_text())
+        runs = json.loads((output / f"{processes}.json").read_text())
         losses[processes] = [torch.tensor([list(step.values()) for step in run], dtype=torch.float64) for run in runs]
     one, as_two, in_parts = losses[1]
     two, again, parts_of_two = losses[2]
@@ -152,9 +156,8 @@ def test_two_processes_have_the_losses_of_one_over_twenty_steps(npz: Path, tmp_p
     assert (again - in_parts).abs().max() > 1e-3, "BatchNorm saw the same images: mend README and train.distributed"
 
 
-def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(npz: Path, tmp_path: Path) -> None:
-    launch(RUNS, SHORT, npz, tmp_path)
-    again, whole = (Checkpoint.open(tmp_path / name) for name in ("killed", "whole"))
+def test_a_run_with_a_killed_process_goes_on_and_ends_with_the_same_weights(output: Path) -> None:
+    again, whole = (Checkpoint.open(output / name) for name in ("killed", "whole"))
     assert not whole.manifest.provenance.get("resumed")
     resumed = again.manifest.provenance["resumed"]
     assert [(r["epoch"], r["step"]) for r in resumed] in ([(1, 2)], [(1, 3)]), "it did not resume in mid-epoch"

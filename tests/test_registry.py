@@ -83,6 +83,18 @@ def one_of_every_shape() -> list[str]:
     return sorted(name for _, name in found.values())
 
 
+def methods_and_backbones() -> list[tuple[str, str]]:
+    """Every method with one backbone of each arrangement of stages, branches and exits, which is all that a method sees of it; by
+    turns, so that every one of `one_of_every_shape` is met, and by several methods."""
+    alike: dict[object, list[str]] = {}
+    for name in one_of_every_shape():
+        backbone = BACKBONES.get(name)()
+        alike.setdefault((len(backbone.depths), backbone.branch_stages, backbone.exits), []).append(name)
+    pairs = [(method, names[n % len(names)]) for n, method in enumerate(METHODS.names()) for names in alike.values()]
+    assert {backbone for _, backbone in pairs} == set(one_of_every_shape())
+    return pairs
+
+
 @pytest.fixture
 def quick_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device BatchNorm takes most of the time; here it is what it does to shapes and to its parameters."""
@@ -95,8 +107,7 @@ def quick_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_batch_norm")
-@pytest.mark.parametrize("backbone", one_of_every_shape())
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize(("name", "backbone"), methods_and_backbones())
 def test_every_method_trains_backbones_of_every_shape(name: str, backbone: str) -> None:
     """Shapes and gradient paths only: on the meta device. `test_contract` computes a step of every method."""
     method = small_method(name)

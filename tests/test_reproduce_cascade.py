@@ -111,6 +111,7 @@ def test_engines_that_are_never_built_twice_alike_are_not_compared(package: Pack
     assert (lines[ENGINES].state, lines[ENGINES].why) == (DIFFERS, "was not written")
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_the_engines_of_a_cascade_come_out_the_same(trained: Checkpoint, colours: Path, tmp_path: Path) -> None:
     made = cascade(trained, colours, tmp_path / "package", ("trt-rtx",), "int8")

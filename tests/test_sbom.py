@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,14 +16,14 @@ from kdzoo.zoo.catalog import DEFAULT_ENTRY
 from kdzoo.zoo.checkpoint import describe_files
 from kdzoo.zoo.files import sha256, to_json
 
-pytest.importorskip("cyclonedx", reason="it needs the extra supply-chain: pip install -e '.[supply-chain]'")
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
+pytestmark = pytest.mark.skipif(find_spec("cyclonedx") is None, reason="the extra supply-chain: pip install -e '.[supply-chain]'")
 Call = Callable[..., tuple[str, str]]
 
 
 def test_it_is_valid_and_the_same_on_stdout_in_a_file_and_with_json(package_copy: Package, call: Call) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator  # two seconds
+
     text = call("sbom", package_copy.folder)[0]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert json.loads(call("sbom", package_copy.folder, "--json")[0]) == json.loads(text)

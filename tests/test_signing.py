@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,13 @@ from kdzoo.tests.hub_server import Hub, own_warnings, serve
 from kdzoo.zoo.files import sha256
 from kdzoo.zoo.reference import Reference
 
-pytest.importorskip("model_signing", reason="signatures need the extra supply-chain: pip install -e '.[supply-chain]'")
+pytest.importorskip("cryptography", reason="it comes with model_signing")
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-pytestmark = own_warnings
+EXTRA = "signatures need the extra supply-chain: pip install -e '.[supply-chain]'"
+pytestmark = [own_warnings, pytest.mark.skipif(find_spec("model_signing") is None, reason=EXTRA)]
 NAME = "org/name"
 Call = Callable[..., tuple[str, str]]
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8

@@ -60,6 +60,7 @@ assert counters["stats"]["unique_graphs"] == 3, "one graph for several sizes of 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a processor needs a C++ compiler")
 def test_a_compiled_step_is_that_of_the_plain_network() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
