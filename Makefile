@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One worker per core, of one thread each; 1.5 GB of memory a worker. Neighbouring tests, which share fixtures, stay on one worker.
 WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all lint env clean
+.PHONY: demo test test-slow test-all lint env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,8 +21,10 @@ demo: env
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
-test-all: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m ""
+test-slow: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m slow
+
+test-all: test test-slow
 
 lint: env
 	$(BIN)/ruff check .

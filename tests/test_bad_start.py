@@ -131,6 +131,7 @@ def test_images_that_are_too_small_for_the_teacher_are_refused_before_it_is_trai
     assert said.startswith("kdzoo: recipe my.yaml, line 5: this network cannot be built"), said
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_weights_that_it_started_from(weights: Path, tmp_path: Path) -> None:
     npz, start = write_colours(tmp_path / "few.npz", 16, 8), tmp_path / "start.safetensors"
     start.write_bytes(weights.read_bytes())

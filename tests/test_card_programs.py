@@ -28,6 +28,8 @@ from kdzoo.zoo.files import read_json, write_json
 from kdzoo.zoo.preprocess import Preprocess
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 OPEN = Gates.of(100.0, 0.0)
 FLOATS = ExportOptions(precisions=("fp32", "fp16"), batch=Batch(3, 3, 3), input="float")
 

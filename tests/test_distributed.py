@@ -17,6 +17,8 @@ from torch import nn
 from kdzoo.train.distributed import ALONE, Processes, WholeBatchNorm, share_batch_norm
 from kdzoo.zoo.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 20
 RECIPE: dict[str, Any] = {
     "method": "ahbf", "method_config": {"num_branches": 2, "aux": 1}, "backbone": "resnet8", "dataset": "colours",

@@ -29,6 +29,8 @@ from kdzoo.zoo.checkpoint import Checkpoint
 from kdzoo.zoo.datasets import open_split, read_npz
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 SMALL = ExportOptions(precisions=("fp32", "int8"), batch=Batch(1, 4, 16), calibration_images=32)
 OPEN = Gates.of(100.0, 0.0)
 Once = Callable[[str, Callable[[Path], object]], Path]

@@ -88,6 +88,7 @@ def test_the_accuracy_of_a_file_is_that_of_its_own_logits(package_of: Callable[[
 # --- the same command twice ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_exports_give_the_same_bytes(package_of: Callable[[str], Package], second: tuple[Package, str]) -> None:
     first, again = package_of("1").folder, second[0].folder
     names = sorted(LAYOUT - {"README.md", "manifest.json", "metrics.json"})

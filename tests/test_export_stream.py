@@ -19,7 +19,7 @@ from kdzoo.zoo.datasets import EncodedImages, LabelledImages, open_split, read_s
 from kdzoo.zoo.preprocess import Preprocess
 from kdzoo.zoo.target import Target
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 
 def test_a_streamed_split_gives_the_figures_of_one_in_memory_and_is_never_decoded_as_a_whole(

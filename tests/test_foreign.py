@@ -19,6 +19,8 @@ from kdzoo.zoo.network import MultiBranch
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 
 def randomise(module: nn.Module) -> nn.Module:
     """Weights of a size that keeps signals alive through 100 layers, BatchNorm statistics away from initialisation; eval mode."""

@@ -71,6 +71,7 @@ def test_warm_up_is_left_out() -> None:
     assert 0 < found["requests"] <= 5 and found["requests"] < len(server.asked), "0.1 s of the 0.2 s count"
 
 
+@pytest.mark.slow
 def test_an_open_loop_does_not_hide_a_stall() -> None:
     """A server that answers one by one, and stops once for 0.4 s: a closed loop sees one slow answer, an open one all that wait."""
 
@@ -118,6 +119,7 @@ def test_times_of_arrival_are_random_and_the_same_for_a_seed() -> None:
     assert times == arrivals(1000, 5.0, 25.0, seed=1) != arrivals(1000, 5.0, 25.0, seed=2)
 
 
+@pytest.mark.slow
 def test_refusals_are_counted_apart_and_honoured_on_demand() -> None:
     def every_third(asked: Asked) -> bytes:
         time.sleep(0.005)
@@ -135,6 +137,7 @@ def test_refusals_are_counted_apart_and_honoured_on_demand() -> None:
     assert len(server.asked) == 2, "on a new connection, too"
 
 
+@pytest.mark.slow
 def test_cut_connections_and_silence_are_errors_and_the_load_goes_on() -> None:
     with scripted(lambda asked: None if asked.number % 4 == 3 else GOOD) as server:
         found = figures(server, Closed, num_clients=2)
@@ -175,6 +178,7 @@ def test_a_server_of_this_machine_is_known_as_such() -> None:
     assert is_local("127.0.0.1") and not is_local("192.0.2.1")
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_real_server(call: Call, url: str) -> None:
     words = ("bench", "--url", url, "--branch", "1", "--clients", 2, "--rate", 50, "--batch", 3, "--seconds", 0.5)
     document = json.loads(call(*words, "--json")[0])

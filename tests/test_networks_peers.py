@@ -20,6 +20,8 @@ from kdzoo.zoo.profile import profile
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 MakeNetwork = Callable[..., MultiBranch]
 
 

@@ -41,6 +41,8 @@ from kdzoo.zoo.preprocess import Preprocess
 from kdzoo.zoo.student import select
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 openvino = pytest.importorskip("openvino", reason="openvino is not installed: pip install 'kdzoo[openvino]'")
 OPTIONS = ExportOptions(precisions=("fp32", "fp16", "int8"), batch=Batch(1, 4, 16), calibration_images=16, int8_grid="unsigned")
 OPEN = Gates.of(100.0, 0.0)

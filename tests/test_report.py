@@ -32,6 +32,8 @@ from kdzoo.zoo.manifest import MANIFEST, Manifest
 from kdzoo.zoo.method import METHODS
 from kdzoo.zoo.preprocess import Preprocess
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CLASSES = ("apple & pear", "boat", "cat", "dog")
 HOSTILE = "kdzoo train <script>alert(1)</script> --set 'name=\"x\"'"

@@ -71,6 +71,7 @@ def test_what_nobody_has_changed_comes_out_the_same(
     assert files_of(tmp_path / "kept") == files_of(package_copy.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_another_option_gives_another_graph_and_the_same_weights(
     package_copy: Package, toy_checkpoint: Checkpoint, toys_npz: Path, call: Call, capfd: pytest.CaptureFixture[str]
@@ -203,6 +204,7 @@ def test_a_checkpoint_is_not_something_that_can_be_compared(toy_checkpoint: Chec
     assert "kdzoo export" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_part_of_the_export_that_was_not_made_is_counted_and_not_called_the_same(
     package_copy: Package, toy_checkpoint: Checkpoint, call: Call, quick: None
 ) -> None:

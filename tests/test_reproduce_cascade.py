@@ -54,6 +54,7 @@ def package(trained: Checkpoint, colours: Path, tmp_path_factory: pytest.TempPat
     return cascade(trained, colours, tmp_path_factory.mktemp("cascade") / "package", ("onnx", "parts"), "fp32")
 
 
+@pytest.mark.slow
 def test_one_file_and_parts_come_out_the_same_together_and_alone(trained: Checkpoint, package: Package, colours: Path) -> None:
     record, source = Recorded.of(package), str(trained.folder)
     again = reproduce(record, source=source, data=colours)

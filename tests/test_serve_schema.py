@@ -144,6 +144,7 @@ def test_a_method_that_a_path_does_not_know_is_told_which_it_knows(served: Serve
     connection.close()
 
 
+@pytest.mark.slow
 def test_what_schemathesis_makes_of_it_finds_no_failure_of_the_server(served: Served, tmp_path: Path) -> None:
     """Statuses, kinds and shapes of the answers as described, whatever is sent; more of it: `st run` by hand, with all phases."""
     pytest.importorskip("schemathesis", reason="pip install -e '.[dev]'")

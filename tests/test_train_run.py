@@ -96,6 +96,7 @@ run_training("test-entry", recipe, data=Path(sys.argv[2]), output=Path(sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(
     whole: RunResult, colours: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from kdzoo.zoo.files import read_json, write_json
 from kdzoo.zoo.preprocess import Preprocess
 from kdzoo.zoo.target import Target
 
+pytestmark = pytest.mark.slow
+
 ONNX = "model.fp32.onnx"
 Outputs = dict[str, np.ndarray[Any, Any]]
 
