@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
 from ..errors import GateFailed, UsageError
+from .interrupts import interrupted_later
 from .onnx_file import OnnxInfo, describe_onnx, seal_onnx, write_graph
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def trace_onnx(
         raise UsageError(f"cannot write ONNX opset {opset}", known=[str(version) for version in OPSETS])
     if student.training:
         raise UsageError("the student is in training mode", hint="call .eval() first")
-    from .deployed import specialise
+    with interrupted_later():
+        from .deployed import specialise
 
     with _quiet():
         model = _trace(student, mean, std, (height, width), batch, input, opset)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,8 @@ def test_a_traceback_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]
 def test_ctrl_c_during_an_export_leaves_nothing(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "kdzoo", "export", ENTRY, "-o", "package"]
-    process = subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores it, and so would its children
+    process = subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while not list(here.glob(".package.*.part/model.safetensors")) and process.poll() is None:
         assert time.monotonic() < deadline, "the export did not begin"
