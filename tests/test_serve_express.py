@@ -122,6 +122,22 @@ def test_what_is_known_of_one_image_is_not_taken_for_another(models: Path, image
     talk(models, body)
 
 
+def test_json_that_is_nearly_what_came_before_is_read_anew(models: Path, image: bytes) -> None:
+    async def body(app: App) -> None:
+        connection = Talk(app)
+        for number in ("7", "8", "7"):
+            for _ in range(2):
+                answer, _ = await connection.ask(tensors(image, id=number))
+                assert json.loads(answer.partition(b"\r\n\r\n")[2])["id"] == number
+        head = tensors(image, id="7").partition(b"\r\n\r\n")[2][: -len(image)]
+        for _ in range(2):
+            asked = request(INFER, head + image + b"x", f"Inference-Header-Content-Length: {len(head)}")
+            answer, _ = await connection.ask(asked)
+            assert answer.startswith(b"HTTP/1.1 400 ") and b"unexpected additional input data" in answer
+
+    talk(models, body)
+
+
 @pytest.mark.parametrize("kind", LONG)
 def test_whatever_is_out_of_the_ordinary_goes_the_long_way(kind: str, models: Path, image: bytes) -> None:
     async def body(app: App) -> None:
